@@ -1,0 +1,1 @@
+//! Pure state machine of one partition replica.

@@ -1,0 +1,1 @@
+//! The broker node: partitions, replication streams and services.

@@ -1,0 +1,1 @@
+//! The controller node: quorum, liveness and its services.

@@ -1,0 +1,1 @@
+//! Journal, partition logs, segments, indexes and recovery.

@@ -1,0 +1,1 @@
+//! Metadata records, image, delta and snapshot.

@@ -1,0 +1,123 @@
+//! The check of a batch where it enters a node: from a producer, from a leader, from a disk.
+
+use super::header::{BatchHeader, CRC_START, HEADER_BYTES};
+use super::varint::{take_varint, take_varlong};
+use crate::compression::Compression;
+use crate::limits::RECORDS_PER_BATCH_MAX;
+
+/// Why bytes are no valid batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    #[error("the batch ends after {have} bytes; its header needs {HEADER_BYTES}")]
+    HeaderCutOff { have: usize },
+    #[error("the batch says it has {size} bytes, but {have} are there")]
+    Length { size: usize, have: usize },
+    #[error("the batch has magic {magic}; only version 2 is accepted")]
+    Magic { magic: i8 },
+    #[error("the batch's checksum is {stored:#010x}, but its bytes give {computed:#010x}")]
+    Checksum { stored: u32, computed: u32 },
+    #[error(
+        "the batch says it has {count} records, but its last offset delta is {last_offset_delta}"
+    )]
+    Count { count: i32, last_offset_delta: i32 },
+    #[error("the batch's attributes {attributes:#06x} name no known compression")]
+    Compression { attributes: i16 },
+    #[error("record {index} of the batch is malformed")]
+    Record { index: i32 },
+    #[error("{bytes} bytes stand behind the batch's last record")]
+    TrailingBytes { bytes: usize },
+}
+
+impl BatchError {
+    /// Whether the bytes may be the start of a batch whose end is missing: a torn tail rather
+    /// than damage.
+    pub fn is_cut_off(&self) -> bool {
+        match self {
+            BatchError::HeaderCutOff { .. } => true,
+            BatchError::Length { size, have } => size > have,
+            _ => false,
+        }
+    }
+}
+
+/// Splits the first batch off `bytes` by its length alone. The batch is not checked further.
+pub fn next_batch(bytes: &[u8]) -> Result<(BatchHeader, &[u8], &[u8]), BatchError> {
+    let header =
+        BatchHeader::decode(bytes).ok_or(BatchError::HeaderCutOff { have: bytes.len() })?;
+    if header.size < HEADER_BYTES || header.size > bytes.len() {
+        return Err(BatchError::Length {
+            size: header.size,
+            have: bytes.len(),
+        });
+    }
+    let (batch, rest) = bytes.split_at(header.size);
+    Ok((header, batch, rest))
+}
+
+/// Checks that `bytes` are exactly one valid batch: length, version, checksum, compression, count,
+/// and for uncompressed records the shape of each. Compressed records are not unpacked.
+pub fn validate_batch(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    let header =
+        BatchHeader::decode(bytes).ok_or(BatchError::HeaderCutOff { have: bytes.len() })?;
+    if header.size != bytes.len() || header.size < HEADER_BYTES {
+        return Err(BatchError::Length {
+            size: header.size,
+            have: bytes.len(),
+        });
+    }
+    if header.magic != 2 {
+        return Err(BatchError::Magic {
+            magic: header.magic,
+        });
+    }
+    let computed = crc32c::crc32c(&bytes[CRC_START..]);
+    if computed != header.crc {
+        return Err(BatchError::Checksum {
+            stored: header.crc,
+            computed,
+        });
+    }
+    let Some(compression) = header.attributes.compression() else {
+        return Err(BatchError::Compression {
+            attributes: header.attributes.0,
+        });
+    };
+    let count = header.record_count;
+    let plausible = count >= 1
+        && count as usize <= RECORDS_PER_BATCH_MAX
+        && count - 1 == header.last_offset_delta;
+    if !plausible {
+        return Err(BatchError::Count {
+            count,
+            last_offset_delta: header.last_offset_delta,
+        });
+    }
+    if compression == Compression::None {
+        walk_records(&bytes[HEADER_BYTES..], count)?;
+    }
+    Ok(header)
+}
+
+/// Steps over each record by its length, checking offset deltas on the way.
+fn walk_records(mut bytes: &[u8], count: i32) -> Result<(), BatchError> {
+    for index in 0..count {
+        let malformed = BatchError::Record { index };
+        let length = take_varint(&mut bytes).and_then(|n| usize::try_from(n).ok());
+        let Some(mut body) = length.and_then(|length| bytes.get(..length)) else {
+            return Err(malformed);
+        };
+        bytes = &bytes[body.len()..];
+        if body.is_empty() || !has_offset_delta(&mut body, index) {
+            return Err(malformed);
+        }
+    }
+    if !bytes.is_empty() {
+        return Err(BatchError::TrailingBytes { bytes: bytes.len() });
+    }
+    Ok(())
+}
+
+fn has_offset_delta(body: &mut &[u8], expected: i32) -> bool {
+    *body = &body[1..];
+    take_varlong(body).is_some() && take_varint(body) == Some(expected)
+}

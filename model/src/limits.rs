@@ -1,0 +1,63 @@
+//! Every bound that is not a setting. A queue, a buffer or a message without a limit here or in
+//! the configuration is a bug.
+
+/// The longest topic name, in bytes (Kafka's limit: a directory name must still fit).
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// The most partitions of one topic.
+pub const PARTITIONS_PER_TOPIC_MAX: usize = 100_000;
+/// The most replicas of one partition.
+pub const REPLICATION_FACTOR_MAX: usize = 32;
+/// The most metadata records that one admin request may cause, as in Kafka.
+pub const METADATA_RECORDS_PER_REQUEST_MAX: usize = 10_000;
+/// The most metadata records in one Raft entry.
+pub const METADATA_RECORDS_PER_ENTRY_MAX: usize = 20_000;
+/// The most metadata requests that wait for the active controller's decision.
+pub const CONTROLLER_QUEUE_MAX: usize = 4_096;
+/// The longest configuration value, in bytes.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4_096;
+
+/// The largest gRPC message accepted on the client port, in bytes.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest gRPC message accepted on the inter-node port, in bytes.
+pub const INTERNAL_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The largest record batch a topic's `max.message.bytes` can allow, in bytes.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The default of `max.message.bytes`, in bytes (Kafka's).
+pub const BATCH_BYTES_DEFAULT: usize = 1_048_588;
+/// The most records in one batch.
+pub const RECORDS_PER_BATCH_MAX: usize = 1_000_000;
+/// The most partitions in one produce or fetch message.
+pub const PARTITIONS_PER_MESSAGE_MAX: usize = 10_000;
+/// The most bytes one fetch response carries.
+pub const FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The most produce requests in flight on one stream.
+pub const PRODUCE_IN_FLIGHT_MAX: usize = 1_024;
+/// The most connections on one client port.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// The most concurrent streams on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// The most bytes that one replication stream has in flight, unacknowledged.
+pub const REPLICATION_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// The most bytes of batches in one replication message.
+pub const REPLICATION_MESSAGE_BYTES: usize = 1024 * 1024;
+/// The most idempotent producers a partition remembers.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
+/// The last batches of a producer that a partition remembers (KIP-98).
+pub const PRODUCER_BATCHES: usize = 5;
+/// Producer ids that a broker takes from the controller at a time.
+pub const PRODUCER_ID_BLOCK: i64 = 1_000;
+
+/// HTTP/2 stream window, in bytes.
+pub const H2_STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+/// HTTP/2 connection window, in bytes. Large enough that h2's budget for small unread data frames
+/// is not the limit.
+pub const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// HTTP/2 frame size, in bytes.
+pub const H2_FRAME_SIZE: u32 = 256 * 1024;
+
+const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= REPLICATION_WINDOW_BYTES);
+const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

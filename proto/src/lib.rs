@@ -1,0 +1,1 @@
+//! The wire: generated types and their conversions to and from the model.

@@ -1,0 +1,1 @@
+//! Simulations, stories over the cores, and tests over real processes.
