@@ -185,7 +185,7 @@ fn decompress_snappy(data: &[u8], limit: usize) -> Result<Vec<u8>, DecompressErr
         source,
     };
     let mut out = Vec::new();
-    let mut unpack = |block: &[u8], out: &mut Vec<u8>| {
+    let unpack = |block: &[u8], out: &mut Vec<u8>| {
         let length = snap::raw::decompress_len(block).map_err(|e| damaged(e.into()))?;
         if out.len().saturating_add(length) > limit {
             return Err(DecompressError::TooLarge { compression, limit });

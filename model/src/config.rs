@@ -120,7 +120,7 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
 ];
 
 const fn const_str_batch_bytes() -> &'static str {
-    assert!(BATCH_BYTES_DEFAULT == 1_048_588);
+    const { assert!(BATCH_BYTES_DEFAULT == 1_048_588) };
     "1048588"
 }
 
