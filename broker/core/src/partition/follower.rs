@@ -1,0 +1,288 @@
+//! The follower's side: states where the log stands, cuts what the leader does not have, takes
+//! what it pushes, and acknowledges what is durable (KIP-101, KIP-279, KIP-320).
+
+use std::time::Duration;
+
+use ottla_model::batch::BatchHeader;
+use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset};
+
+use super::effect::{Effect, FollowerPosition};
+use super::input::LeaderData;
+use super::{Partition, State};
+
+/// How long a follower waits before it states itself again to a leader that refused it; doubled
+/// with each refusal. Short at first: during a change of leader the other may hear of it a moment
+/// later than we did.
+const STATE_RETRY_BACKOFF_MIN: Duration = Duration::from_millis(10);
+const STATE_RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No stream to the leader.
+    Disconnected,
+    /// The leader was told where the log stands; what it pushes is taken.
+    Stated,
+    /// A push did not continue the log, and the leader was told where it stands again. Pushes
+    /// that were under way already are passed over until one continues the log.
+    Realigning,
+    RetryAt(Instant),
+}
+
+/// What is known while this replica follows a leader, in one leader epoch.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) leader: NodeId,
+    phase: Phase,
+    refusals: u32,
+}
+
+impl Following {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::RetryAt(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        matches!(self.phase, Phase::Stated | Phase::Realigning)
+    }
+
+    fn retry_later(&mut self, now: Instant) {
+        let backoff = STATE_RETRY_BACKOFF_MIN * 2_u32.pow(self.refusals.min(10));
+        self.refusals += 1;
+        self.phase = Phase::RetryAt(now + backoff.min(STATE_RETRY_BACKOFF_MAX));
+    }
+}
+
+/// How a push stands to the log.
+enum Fit {
+    /// The batches from this one on are new; the bytes before it are in the log already.
+    Continues { from: usize, skipped_bytes: usize },
+    /// Nothing that is not in the log.
+    Nothing,
+    /// The log must go on at this offset instead, and then takes the whole push.
+    RestartAt(Offset),
+    /// The push is not for this log.
+    Unfit,
+}
+
+impl Partition {
+    pub(super) fn start_following(&mut self, leader: NodeId, effects: &mut Vec<Effect>) {
+        self.state = State::Following(Following {
+            leader,
+            phase: Phase::Disconnected,
+            refusals: 0,
+        });
+        if self.streams.contains(&leader) {
+            self.state_position(Phase::Stated, effects);
+        }
+    }
+
+    pub(super) fn on_leader_connected(&mut self, leader: NodeId, effects: &mut Vec<Effect>) {
+        self.streams.insert(leader);
+        if let State::Following(following) = &mut self.state
+            && following.leader == leader
+        {
+            following.refusals = 0;
+            self.state_position(Phase::Stated, effects);
+        }
+    }
+
+    pub(super) fn on_leader_disconnected(&mut self, leader: NodeId) {
+        self.streams.remove(&leader);
+        if let State::Following(following) = &mut self.state
+            && following.leader == leader
+        {
+            following.phase = Phase::Disconnected;
+        }
+    }
+
+    fn state_position(&mut self, phase: Phase, effects: &mut Vec<Effect>) {
+        let leader_epoch = self.leader_epoch();
+        if let State::Following(following) = &mut self.state {
+            following.phase = phase;
+            effects.push(Effect::SendState {
+                leader: following.leader,
+                state: FollowerPosition {
+                    leader_epoch,
+                    log_end: self.log.end(),
+                    durable_end: self.log.durable_end(),
+                    last_epoch: self.log.last_epoch(),
+                },
+            });
+        }
+    }
+
+    /// Tells the leader what became durable, if it knows where this log stands.
+    pub(super) fn acknowledge(&mut self, effects: &mut Vec<Effect>) {
+        if let State::Following(following) = &self.state
+            && following.is_listening()
+        {
+            effects.push(Effect::SendAck {
+                leader: following.leader,
+                leader_epoch: self.leader_epoch(),
+                durable_end: self.log.durable_end(),
+            });
+        }
+    }
+
+    /// The follower that listens to the leader of this epoch, if this replica is one.
+    fn listening_in(&mut self, leader_epoch: LeaderEpoch) -> Option<&mut Following> {
+        let current = self.leader_epoch();
+        match &mut self.state {
+            State::Following(following) if leader_epoch == current && following.is_listening() => {
+                Some(following)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn on_leader_data(&mut self, data: &LeaderData, effects: &mut Vec<Effect>) {
+        let Some(following) = self.listening_in(data.leader_epoch) else {
+            return;
+        };
+        let realigning = following.phase == Phase::Realigning;
+        let mut fit = self.fit(data);
+        if let Fit::RestartAt(offset) = fit {
+            self.log.restart_at(offset, effects);
+            self.high_watermark = offset;
+            fit = match data.headers.is_empty() {
+                true => Fit::Nothing,
+                false => Fit::Continues {
+                    from: 0,
+                    skipped_bytes: 0,
+                },
+            };
+        }
+        match fit {
+            Fit::Unfit | Fit::RestartAt(_) => {
+                if !realigning {
+                    self.state_position(Phase::Realigning, effects);
+                }
+                return;
+            }
+            Fit::Nothing => {}
+            Fit::Continues {
+                from,
+                skipped_bytes,
+            } => {
+                let ticket = self.log.append(&data.headers[from..]);
+                effects.push(Effect::Append {
+                    ticket,
+                    batches: data.batches.slice(skipped_bytes..),
+                    stamp: None,
+                });
+                if let Some(following) = self.listening_in(data.leader_epoch) {
+                    following.phase = Phase::Stated;
+                    following.refusals = 0;
+                }
+            }
+        }
+        let to = data.log_start.min(self.log.durable_end());
+        if self.log.advance_start(to) {
+            effects.push(Effect::AdvanceLogStart { to });
+            self.raise_high_watermark(to, effects);
+        }
+        self.raise_high_watermark(data.high_watermark, effects);
+    }
+
+    /// Compares a push with the log. The shell has validated the batches, not what they mean here.
+    fn fit(&self, data: &LeaderData) -> Fit {
+        let (start, end) = (self.log.start(), self.log.end());
+        let Some(first) = data.headers.first() else {
+            return match data.log_start > end {
+                true => Fit::RestartAt(data.log_start),
+                false => Fit::Nothing,
+            };
+        };
+        let total: usize = data.headers.iter().map(|header| header.size).sum();
+        if total != data.batches.len() || !is_contiguous(&data.headers) {
+            return Fit::Unfit;
+        }
+        let last_epoch = data.headers[data.headers.len() - 1].leader_epoch;
+        if last_epoch > data.leader_epoch {
+            return Fit::Unfit;
+        }
+        // Everything here was dropped by the leader, and the push begins where its log does now.
+        let starts_over = data.log_start > end && first.base_offset <= data.log_start;
+        // The leader's log may start within a batch, and an empty log takes that batch whole.
+        let takes_straddling = start == end && first.base_offset < end && first.next_offset() > end;
+        if starts_over || takes_straddling {
+            return Fit::RestartAt(first.base_offset);
+        }
+        let Some(from) = data.headers.iter().position(|h| h.next_offset() > end) else {
+            return Fit::Nothing;
+        };
+        let next = &data.headers[from];
+        match next.base_offset == end && next.leader_epoch >= self.log.last_epoch() {
+            false => Fit::Unfit,
+            true => Fit::Continues {
+                from,
+                skipped_bytes: data.headers[..from].iter().map(|header| header.size).sum(),
+            },
+        }
+    }
+
+    pub(super) fn on_leader_diverged(
+        &mut self,
+        now: Instant,
+        leader_epoch: LeaderEpoch,
+        epoch: LeaderEpoch,
+        end_offset: Offset,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.listening_in(leader_epoch).is_none() {
+            return;
+        }
+        let before = (self.log.last_epoch(), self.log.end());
+        let to = match self.log.end_offset_for(epoch) {
+            Some((known, own_end)) if known == epoch => own_end.min(end_offset),
+            // We do not know the leader's epoch: cut to the end of the largest one below it, and
+            // ask about that one next.
+            Some((_, own_end)) => own_end,
+            None => end_offset,
+        };
+        self.log.truncate(to, effects);
+        self.high_watermark = self.high_watermark.clamp(self.log.start(), self.log.end());
+        if (self.log.last_epoch(), self.log.end()) == before {
+            // The answer cuts nothing, so asking at once would go round in circles.
+            if let Some(following) = self.listening_in(leader_epoch) {
+                following.retry_later(now);
+            }
+            return;
+        }
+        self.state_position(Phase::Stated, effects);
+    }
+
+    pub(super) fn on_leader_refused(
+        &mut self,
+        now: Instant,
+        leader_epoch: LeaderEpoch,
+        error: ErrorCode,
+    ) {
+        if let Some(following) = self.listening_in(leader_epoch) {
+            if error == ErrorCode::FencedLeaderEpoch {
+                // Only newer metadata helps; asking again is a safety net.
+                following.refusals = 10;
+            }
+            following.retry_later(now);
+        }
+    }
+
+    pub(super) fn follower_tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let State::Following(following) = &self.state
+            && let Phase::RetryAt(at) = following.phase
+            && now >= at
+        {
+            self.state_position(Phase::Stated, effects);
+        }
+    }
+}
+
+/// Whether each batch begins where the one before it ends, in an epoch that does not go back.
+fn is_contiguous(headers: &[BatchHeader]) -> bool {
+    headers.windows(2).all(|pair| {
+        pair[1].base_offset == pair[0].next_offset() && pair[1].leader_epoch >= pair[0].leader_epoch
+    })
+}
