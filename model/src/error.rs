@@ -13,7 +13,10 @@ pub enum Outcome {
 }
 
 macro_rules! error_codes {
-    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $outcome:ident, $retriable:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $variant:ident = $number:literal, $name:literal, $outcome:ident, $retriable:literal;
+    )*) => {
         /// Why a request, or its part for one partition, failed.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(i16)]

@@ -17,5 +17,6 @@ pub use ids::{
     BrokerEpoch, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, NodeId, PartitionEpoch,
     PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicIdPartition,
 };
+pub use name::TopicName;
 pub use offset::{MetadataOffset, Offset};
 pub use time::{Instant, TimestampMs};

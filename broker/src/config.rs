@@ -1,0 +1,37 @@
+//! What a broker is told at its start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ottla_metadata::Endpoint;
+use ottla_model::{DirectoryId, IncarnationId, NodeId};
+
+/// A broker's settings, already checked.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    pub node_id: NodeId,
+    /// The broker's own folder within the node's data directory.
+    pub data_dir: PathBuf,
+    pub directory_id: DirectoryId,
+    /// Random for each run of the process.
+    pub incarnation: IncarnationId,
+    /// Where clients reach this broker.
+    pub client_endpoint: Endpoint,
+    /// Where other nodes reach it.
+    pub internal_endpoint: Endpoint,
+    pub rack: Option<String>,
+    pub version: String,
+    /// The roles of the process, for people.
+    pub roles: Vec<String>,
+    /// Where the controllers are.
+    pub controllers: Vec<(NodeId, Endpoint)>,
+    pub replica_lag_time_max: Duration,
+    pub producer_expiration_ms: i64,
+    /// How often old segments are looked for.
+    pub retention_check_interval: Duration,
+    pub journal_file_bytes: u64,
+    pub checkpoint_bytes: u64,
+    pub tail_cache_bytes: usize,
+    /// How long a controlled shutdown waits for its leaders to move.
+    pub shutdown_timeout: Duration,
+}

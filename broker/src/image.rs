@@ -1,0 +1,117 @@
+//! The broker's copy of the metadata: the current image, its changes as they come, and the copy on
+//! disk from which the broker serves while no controller answers.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use ottla_metadata::{MetadataDelta, MetadataImage, snapshot_from_bytes, snapshot_to_bytes};
+use ottla_model::{MetadataOffset, NodeId};
+use tokio::sync::{broadcast, watch};
+
+/// The file with the last image, in the broker's folder.
+const IMAGE_FILE: &str = "metadata-image";
+/// How many changes a slow listener may be behind before it must read the whole image again.
+const CHANGES_KEPT: usize = 1_024;
+
+/// What one publication changed.
+#[derive(Debug, Clone)]
+pub struct ImageChange {
+    pub image: Arc<MetadataImage>,
+    /// What changed, or `None` if everything may have (a snapshot was loaded).
+    pub delta: Option<Arc<MetadataDelta>>,
+}
+
+/// The current image and its listeners.
+#[derive(Debug)]
+pub struct ImageStore {
+    current: ArcSwap<MetadataImage>,
+    changes: broadcast::Sender<ImageChange>,
+    applied: watch::Sender<MetadataOffset>,
+    active_controller: watch::Sender<Option<NodeId>>,
+    file: PathBuf,
+}
+
+impl ImageStore {
+    /// Opens the copy in `dir`. One that is missing or damaged counts as empty: it is rebuilt from
+    /// the controllers.
+    pub fn open(dir: &Path) -> ImageStore {
+        let file = dir.join(IMAGE_FILE);
+        let image = match std::fs::read(&file) {
+            Ok(bytes) => snapshot_from_bytes(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %file.display(), %error, "the kept metadata is unreadable; waiting for a controller");
+                MetadataImage::default()
+            }),
+            Err(_) => MetadataImage::default(),
+        };
+        let offset = image.offset;
+        ImageStore {
+            current: ArcSwap::from_pointee(image),
+            changes: broadcast::channel(CHANGES_KEPT).0,
+            applied: watch::channel(offset).0,
+            active_controller: watch::channel(None).0,
+            file,
+        }
+    }
+
+    pub fn current(&self) -> Arc<MetadataImage> {
+        self.current.load_full()
+    }
+
+    /// Changes from now on. Subscribe before reading [`ImageStore::current`] to miss none.
+    pub fn subscribe(&self) -> broadcast::Receiver<ImageChange> {
+        self.changes.subscribe()
+    }
+
+    /// The offset up to which the broker has *applied* metadata to its replicas.
+    pub fn applied(&self) -> watch::Receiver<MetadataOffset> {
+        self.applied.subscribe()
+    }
+
+    /// Makes an image current. The replicas apply it before anybody else hears of it.
+    pub fn publish(&self, change: ImageChange) {
+        let offset = change.image.offset;
+        self.current.store(Arc::clone(&change.image));
+        // Nobody may be listening, and that is fine.
+        let _ = self.changes.send(change);
+        self.applied.send_replace(offset);
+    }
+
+    /// Waits until metadata up to `offset` is applied; the caller bounds the wait.
+    pub async fn wait_for(&self, offset: MetadataOffset) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives as long as this store.
+        let _ = applied.wait_for(|at| *at >= offset).await;
+    }
+
+    pub fn active_controller(&self) -> Option<NodeId> {
+        *self.active_controller.borrow()
+    }
+
+    pub fn watch_active_controller(&self) -> watch::Receiver<Option<NodeId>> {
+        self.active_controller.subscribe()
+    }
+
+    pub fn set_active_controller(&self, controller: Option<NodeId>) {
+        self.active_controller.send_if_modified(|current| {
+            let changed = *current != controller;
+            *current = controller;
+            changed
+        });
+    }
+
+    /// Writes the current image to disk: temporary name, sync, rename, directory sync.
+    pub fn save(&self) -> io::Result<()> {
+        let bytes = snapshot_to_bytes(&self.current());
+        let temporary = self.file.with_extension("tmp");
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, &self.file)?;
+        if let Some(dir) = self.file.parent() {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}

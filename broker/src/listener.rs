@@ -1,0 +1,259 @@
+//! One port, several doors: the first bytes of a connection tell which protocol it speaks. gRPC
+//! goes on to the services; Kafka and HTTP/1 clients are told clearly that their door is elsewhere
+//! or not there yet, instead of hanging.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ottla_model::limits::{
+    CONNECTIONS_MAX, H2_CONNECTION_WINDOW, H2_FRAME_SIZE, H2_STREAM_WINDOW,
+    STREAMS_PER_CONNECTION_MAX,
+};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+/// What a connection speaks, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Grpc,
+    Http1,
+    Tls,
+    /// A length of four bytes, as Kafka's requests begin.
+    Kafka,
+    Unknown,
+}
+
+/// How long a new connection may take to say its first bytes.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a refused client may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The largest request a Kafka client may send (`socket.request.max.bytes`).
+const KAFKA_REQUEST_MAX: u32 = 100 * 1024 * 1024;
+/// The first four bytes of an HTTP/2 connection.
+const GRPC_PREFACE: &[u8; 4] = b"PRI ";
+
+/// Tells the protocol from a connection's first four bytes.
+pub fn door(first: [u8; 4]) -> Door {
+    const METHODS: [&[u8]; 9] =
+        [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"TRAC", b"PATC"];
+    if &first == GRPC_PREFACE {
+        Door::Grpc
+    } else if METHODS.contains(&&first[..]) {
+        Door::Http1
+    } else if first[0] == 0x16 && first[1] == 3 {
+        Door::Tls
+    } else if (8..=KAFKA_REQUEST_MAX).contains(&u32::from_be_bytes(first)) {
+        Door::Kafka
+    } else {
+        Door::Unknown
+    }
+}
+
+/// What the port is for, so that a refusal can say where to go.
+#[derive(Debug, Clone)]
+pub struct PortPurpose {
+    /// "client" or "internal".
+    pub name: &'static str,
+    /// What the client should do instead.
+    pub hint: String,
+}
+
+/// Binds a port. The address is named in the error.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    // A restarted node must not wait for connections of its former self to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Serves gRPC on the connections that come through the returned sender, on `runtime`.
+pub fn serve_grpc(
+    runtime: &Handle,
+    routes: Routes,
+    mut stop: watch::Receiver<bool>,
+) -> mpsc::Sender<io::Result<TcpStream>> {
+    let (sender, receiver) = mpsc::channel(64);
+    let server = Server::builder()
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_frame_size(H2_FRAME_SIZE)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_routes(routes);
+    runtime.spawn(async move {
+        let stopped = async move {
+            // A dropped sender means that the node is gone.
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        let incoming = ReceiverStream::new(receiver);
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "a gRPC server ended");
+        }
+    });
+    sender
+}
+
+/// Accepts connections until told to stop and hands the gRPC ones to the servers in turn.
+pub async fn accept(
+    listener: std::net::TcpListener,
+    servers: Vec<mpsc::Sender<io::Result<TcpStream>>>,
+    runtimes: Vec<Handle>,
+    purpose: PortPurpose,
+    mut stop: watch::Receiver<bool>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen");
+            return;
+        }
+    };
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut turn = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file handles, most likely; those who are connected go on.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%peer, "refused a connection: {CONNECTIONS_MAX} are open");
+            continue;
+        }
+        turn = (turn + 1) % servers.len().max(1);
+        let (Some(server), Some(runtime)) = (servers.get(turn), runtimes.get(turn)) else { return };
+        let server = server.clone();
+        let purpose = purpose.clone();
+        let open = Arc::clone(&open);
+        let Ok(stream) = stream.into_std() else { continue };
+        runtime.spawn(async move {
+            // Registered again with the runtime that will serve it.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                greet(stream, peer, server, &purpose).await;
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+async fn greet(
+    stream: TcpStream,
+    peer: SocketAddr,
+    server: mpsc::Sender<io::Result<TcpStream>>,
+    purpose: &PortPurpose,
+) {
+    // Without it, small answers wait for acknowledgements that come late.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Ok(Some(first)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, first_bytes(&stream)).await
+    else {
+        return;
+    };
+    match door(first) {
+        Door::Grpc => {
+            // The server may be stopping.
+            let _ = server.send(Ok(stream)).await;
+        }
+        other => {
+            tracing::info!(%peer, port = purpose.name, ?other, "refused a connection");
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, other, purpose)).await;
+        }
+    }
+}
+
+/// The first four bytes, left in the socket. `None` if the connection ends before.
+async fn first_bytes(stream: &TcpStream) -> Option<[u8; 4]> {
+    let mut first = [0; 4];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(4) => return Some(first),
+            Ok(0) | Err(_) => return None,
+            // A peek does not wait for more than it found.
+            Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+async fn refuse(mut stream: TcpStream, door: Door, purpose: &PortPurpose) {
+    let text = format!("This is the {} port of an Ottla node. {}\n", purpose.name, purpose.hint);
+    let answer = match door {
+        Door::Http1 => format!(
+            "HTTP/1.1 426 Upgrade Required\r\nupgrade: h2c\r\nconnection: close\r\n\
+             content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
+        )
+        .into_bytes(),
+        Door::Kafka => kafka_refusal(&stream).await,
+        Door::Tls => vec![0x15, 3, 1, 0, 2, 2, 70],
+        Door::Grpc | Door::Unknown => text.into_bytes(),
+    };
+    // The client may be gone already.
+    let _ = stream.write_all(&answer).await;
+    let _ = stream.shutdown().await;
+    drain(&mut stream).await;
+}
+
+/// Reads what the client still sends, so that closing does not discard the answer on its way.
+async fn drain(stream: &mut TcpStream) {
+    let mut scratch = [0; 4_096];
+    let mut left: usize = 64 * 1024;
+    while left > 0 {
+        match tokio::io::AsyncReadExt::read(stream, &mut scratch).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => left = left.saturating_sub(read),
+        }
+    }
+}
+
+/// What a Kafka client understands: an `ApiVersions` response, version 0, with error 35
+/// (UNSUPPORTED_VERSION) and no APIs, under its request's correlation id.
+async fn kafka_refusal(stream: &TcpStream) -> Vec<u8> {
+    let mut request = [0; 12];
+    let peeked = stream.peek(&mut request).await.unwrap_or(0);
+    let mut answer = Vec::with_capacity(14);
+    answer.extend_from_slice(&10u32.to_be_bytes());
+    answer.extend_from_slice(if peeked == 12 { &request[8..12] } else { &[0; 4] });
+    answer.extend_from_slice(&35i16.to_be_bytes());
+    answer.extend_from_slice(&0u32.to_be_bytes());
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_door() {
+        assert_eq!(door(*b"PRI "), Door::Grpc);
+        assert_eq!(door(*b"GET "), Door::Http1);
+        assert_eq!(door(*b"POST"), Door::Http1);
+        assert_eq!(door([0x16, 3, 1, 2]), Door::Tls);
+        assert_eq!(door([0, 0, 0, 42]), Door::Kafka);
+        assert_eq!(door([0xff; 4]), Door::Unknown);
+        assert_eq!(door([0; 4]), Door::Unknown);
+    }
+}

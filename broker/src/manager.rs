@@ -1,0 +1,259 @@
+//! All replicas of this broker, and how metadata reaches them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ottla_broker_core::partition::{
+    Assignment, Input, LogState, Partition, PartitionSetup,
+};
+use ottla_log::{LogError, LogSettings, LogStore};
+use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
+use ottla_model::config::TopicConfig;
+use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::BrokerConfig;
+use crate::image::ImageChange;
+use crate::replica::{Replica, ReplicaContext, load_producers};
+
+/// The replicas of one broker.
+pub struct ReplicaManager {
+    node_id: NodeId,
+    incarnation: IncarnationId,
+    setup: SetupDefaults,
+    store: Arc<LogStore>,
+    context: Arc<ReplicaContext>,
+    replicas: RwLock<HashMap<TopicIdPartition, Arc<Replica>>>,
+    /// Held while metadata is applied: one image after the other.
+    applying: Mutex<()>,
+}
+
+struct SetupDefaults {
+    replica_lag_time_max: std::time::Duration,
+    producer_expiration_ms: i64,
+}
+
+impl ReplicaManager {
+    pub fn new(
+        config: &BrokerConfig,
+        store: Arc<LogStore>,
+        context: Arc<ReplicaContext>,
+    ) -> ReplicaManager {
+        ReplicaManager {
+            node_id: config.node_id,
+            incarnation: config.incarnation,
+            setup: SetupDefaults {
+                replica_lag_time_max: config.replica_lag_time_max,
+                producer_expiration_ms: config.producer_expiration_ms,
+            },
+            store,
+            context,
+            replicas: RwLock::new(HashMap::new()),
+            applying: Mutex::new(()),
+        }
+    }
+
+    pub fn get(&self, id: TopicIdPartition) -> Option<Arc<Replica>> {
+        self.replicas.read().get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        self.replicas.read().values().cloned().collect()
+    }
+
+    /// Hands a group commit to the replicas it concerns. Called by the journal's thread.
+    pub fn flushed(&self, flushed: &[ottla_log::Flushed]) {
+        for part in flushed {
+            if let Some(replica) = self.get(part.id) {
+                replica.step(Input::Flushed { ticket: part.ticket });
+            }
+        }
+    }
+
+    /// Applies a new image to the replicas. Blocks on the disk where logs are made or removed.
+    pub fn apply(&self, change: &ImageChange) {
+        let _one_at_a_time = self.applying.lock();
+        let image = &change.image;
+        match &change.delta {
+            None => self.apply_all(image),
+            Some(delta) => {
+                for topic in delta.deleted_topics() {
+                    self.remove_topic(topic);
+                }
+                let mut ids: BTreeSet<_> = delta.changed_partitions().into_iter().collect();
+                for topic in delta.changed_topics() {
+                    ids.extend(self.local_partitions_of(topic));
+                }
+                for broker in delta.changed_brokers() {
+                    // Who may join the ISR, and where a leader is, may have changed.
+                    self.context.leader_links.poke(broker);
+                    let with_both = |id: &TopicIdPartition| self.get(*id).is_some();
+                    ids.extend(image.partitions_with_replica(broker).filter(with_both));
+                    if broker == self.node_id {
+                        ids.extend(image.partitions_with_replica(broker));
+                    }
+                }
+                for id in ids {
+                    self.apply_partition(image, id);
+                }
+            }
+        }
+    }
+
+    fn apply_all(&self, image: &MetadataImage) {
+        let local: BTreeSet<_> = image.partitions_with_replica(self.node_id).collect();
+        let known: Vec<_> = self.replicas.read().keys().copied().collect();
+        for id in known.into_iter().filter(|id| !local.contains(id)) {
+            self.remove(id);
+        }
+        for id in local {
+            self.apply_partition(image, id);
+        }
+    }
+
+    /// Sets aside the logs on disk that the metadata does not place here. Only called with an
+    /// image that is at least as new as this run's registration.
+    pub fn set_strays_aside(&self, image: &MetadataImage) {
+        let _one_at_a_time = self.applying.lock();
+        for id in self.store.ids() {
+            if self.is_placed_here(image, id) || self.get(id).is_some() {
+                continue;
+            }
+            match self.store.set_aside(id) {
+                Ok(path) => tracing::warn!(partition = %id, path = %path.display(),
+                    "the metadata does not know this log here; it is set aside"),
+                Err(error) => tracing::error!(partition = %id, %error, "cannot set a stray log aside"),
+            }
+        }
+    }
+
+    fn is_placed_here(&self, image: &MetadataImage, id: TopicIdPartition) -> bool {
+        image.partition(id).is_some_and(|partition| partition.replicas.contains(&self.node_id))
+    }
+
+    fn local_partitions_of(&self, topic: ottla_model::TopicId) -> Vec<TopicIdPartition> {
+        self.replicas.read().keys().filter(|id| id.topic == topic).copied().collect()
+    }
+
+    fn remove_topic(&self, topic: ottla_model::TopicId) {
+        for id in self.local_partitions_of(topic) {
+            self.remove(id);
+        }
+    }
+
+    /// Removes a replica and its log.
+    fn remove(&self, id: TopicIdPartition) {
+        let replica = self.replicas.write().remove(&id);
+        self.context.leader_links.forget(id);
+        if let Some(replica) = replica {
+            replica.retire();
+        }
+        if let Err(error) = self.store.delete(id) {
+            (self.context.fatal)(format!("cannot delete the log of partition {id}: {error}"));
+        }
+    }
+
+    fn apply_partition(&self, image: &MetadataImage, id: TopicIdPartition) {
+        let (Some(topic), Some(partition)) = (image.topic(id.topic), image.partition(id)) else {
+            return;
+        };
+        if !partition.replicas.contains(&self.node_id) {
+            if self.get(id).is_some() {
+                self.remove(id);
+            }
+            return;
+        }
+        let replica = match self.get_or_create(id, &topic.config) {
+            Ok(replica) => replica,
+            Err(error) => {
+                (self.context.fatal)(format!("cannot open the log of partition {id}: {error}"));
+                return;
+            }
+        };
+        replica.log.set_settings(log_settings(&topic.config));
+        let this_run = image
+            .brokers
+            .get(&self.node_id)
+            .is_some_and(|broker| broker.incarnation == self.incarnation);
+        replica.assign(assignment(image, topic, partition), this_run);
+        let leader = partition.leader.filter(|leader| *leader != self.node_id);
+        self.context.leader_links.follow(&replica, leader);
+    }
+
+    fn get_or_create(
+        &self,
+        id: TopicIdPartition,
+        config: &TopicConfig,
+    ) -> Result<Arc<Replica>, LogError> {
+        if let Some(replica) = self.get(id) {
+            return Ok(replica);
+        }
+        let log = self.store.get_or_create(id, log_settings(config))?;
+        let state = LogState {
+            log_start: log.log_start(),
+            log_end: log.log_end(),
+            epochs: log.epochs(),
+            producers: load_producers(&log)?,
+        };
+        let setup = PartitionSetup {
+            local: self.node_id,
+            id,
+            replica_lag_time_max: self.setup.replica_lag_time_max,
+            producer_expiration_ms: self.setup.producer_expiration_ms,
+        };
+        let core = Partition::new(setup, state);
+        let replica = Arc::new(Replica::new(id, log, core, Arc::clone(&self.context)));
+        self.replicas.write().insert(id, Arc::clone(&replica));
+        Ok(replica)
+    }
+
+    /// Ticks the replicas that asked to be by now.
+    pub fn tick(&self) {
+        let now = self.context.clock.now();
+        for replica in self.all() {
+            replica.tick(now);
+        }
+    }
+
+    /// Deletes old segments of the partitions led here; followers follow. Blocks on the disk.
+    pub fn apply_retention(&self) {
+        let now = self.context.clock.wall();
+        for replica in self.all() {
+            if replica.with_core(|core| core.role()) != ottla_broker_core::partition::Role::Leader {
+                continue;
+            }
+            let bound: Offset = replica.high_watermark();
+            match replica.log.apply_retention(now, bound) {
+                Ok(Some(to)) => replica.step(Input::LogStartAdvanced { to }),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(partition = %replica.id, %error, "retention failed");
+                }
+            }
+        }
+    }
+}
+
+/// What the storage needs to know of a topic's settings.
+pub fn log_settings(config: &TopicConfig) -> LogSettings {
+    LogSettings {
+        segment_bytes: config.segment_bytes,
+        segment_ms: config.segment_ms,
+        retention_bytes: config.retention_bytes,
+        retention_ms: config.retention_ms,
+    }
+}
+
+fn assignment(image: &MetadataImage, topic: &TopicImage, partition: &PartitionImage) -> Assignment {
+    Assignment {
+        leader: partition.leader,
+        leader_epoch: partition.leader_epoch,
+        partition_epoch: partition.partition_epoch,
+        replicas: partition.replicas.clone(),
+        isr: partition.isr.clone(),
+        min_insync_replicas: image.min_insync_replicas(topic, partition),
+        eligible: image.eligible_replicas(partition),
+        max_message_bytes: topic.config.max_message_bytes,
+        timestamp_type: topic.config.timestamp_type,
+    }
+}

@@ -1,0 +1,384 @@
+//! A broker put together: the one file here that knows all the parts.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ottla_log::{LogStore, RealDisk, StoreConfig};
+use ottla_model::{BrokerEpoch, ErrorCode};
+use ottla_proto::v1::admin_service_server::AdminServiceServer;
+use ottla_proto::v1::cluster_service_server::ClusterServiceServer;
+use ottla_proto::v1::log_service_server::LogServiceServer;
+use ottla_proto::v1::replica_service_server::ReplicaServiceServer;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::broker::{Broker, BrokerCell, PRODUCE_BYTES_IN_FLIGHT};
+use crate::clock::Clock;
+use crate::config::BrokerConfig;
+use crate::controllers::Controllers;
+use crate::image::ImageStore;
+use crate::isr::IsrUpdates;
+use crate::manager::ReplicaManager;
+use crate::producer_ids::ProducerIds;
+use crate::registration::{Registration, is_final};
+use crate::replica::{ReplicaContext, chain};
+use crate::replication::{LeaderLinkContext, LeaderLinks};
+use crate::rpc::{AdminRpc, ClusterRpc, LogRpc, ProbeIdentity, ReplicaRpc};
+use crate::watcher::Watcher;
+
+use ottla_model::limits::{CLIENT_MESSAGE_BYTES_MAX, INTERNAL_MESSAGE_BYTES_MAX};
+
+const TICK: Duration = Duration::from_millis(50);
+/// How often every replica forgets what is too old.
+const SWEEP: Duration = Duration::from_secs(60);
+/// The file that says the last run ended cleanly, and under which broker epoch.
+const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
+
+/// Called once, with why, when the broker cannot go on.
+pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// A broker on its way up, running, or on its way down.
+pub struct BrokerNode {
+    cell: BrokerCell,
+    identity: ProbeIdentity,
+    health: HealthReporter,
+    health_routes: Mutex<Option<RoutesBuilder>>,
+    store: Arc<OnceLock<Arc<LogStore>>>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    config: BrokerConfig,
+    recovered: watch::Receiver<bool>,
+}
+
+impl BrokerNode {
+    /// Begins to recover the logs on a thread of its own and, once that is done, to serve. The
+    /// services answer from the start. Background work runs on `runtime`.
+    pub fn start(config: BrokerConfig, runtime: &Handle, fatal: Fatal) -> BrokerNode {
+        let cell = BrokerCell::default();
+        let store = Arc::new(OnceLock::new());
+        let tasks = Arc::new(Mutex::new(Vec::new()));
+        let (health, service) = tonic_health::server::health_reporter();
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(service);
+        let identity = ProbeIdentity {
+            node_id: config.node_id,
+            incarnation: Some(config.incarnation),
+            directory: config.directory_id,
+            roles: config.roles.clone(),
+        };
+        let (recovered_sender, recovered) = watch::channel(false);
+        let starter = Starter {
+            config: config.clone(),
+            cell: cell.clone(),
+            store: Arc::clone(&store),
+            tasks: Arc::clone(&tasks),
+            runtime: runtime.clone(),
+            health: health.clone(),
+            fatal: Arc::clone(&fatal),
+        };
+        let spawned = std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
+            match starter.recover() {
+                Ok(()) => drop(recovered_sender.send_replace(true)),
+                Err(reason) => (starter.fatal)(reason),
+            }
+        });
+        if let Err(error) = spawned {
+            fatal(format!("cannot start the recovery thread: {error}"));
+        }
+        BrokerNode {
+            cell,
+            identity,
+            health,
+            health_routes: Mutex::new(Some(routes)),
+            store,
+            tasks,
+            config,
+            recovered,
+        }
+    }
+
+    /// What clients may call.
+    pub fn client_routes(&self) -> Routes {
+        let mut routes = self.health_routes.lock().take().unwrap_or_default();
+        let cell = &self.cell;
+        routes
+            .add_service(
+                LogServiceServer::new(LogRpc(cell.clone()))
+                    .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
+            )
+            .add_service(AdminServiceServer::new(AdminRpc(cell.clone())))
+            .add_service(ClusterServiceServer::new(ClusterRpc(cell.clone())));
+        add_reflection(&mut routes);
+        routes.routes()
+    }
+
+    /// Adds what other nodes may call.
+    pub fn add_internal_services(&self, routes: &mut RoutesBuilder) {
+        let service = ReplicaRpc { cell: self.cell.clone(), identity: self.identity.clone() };
+        routes.add_service(
+            ReplicaServiceServer::new(service)
+                .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
+        );
+    }
+
+    /// Whether the logs are recovered.
+    pub fn recovered(&self) -> watch::Receiver<bool> {
+        self.recovered.clone()
+    }
+
+    pub fn broker(&self) -> Option<Arc<Broker>> {
+        self.cell.ready().cloned()
+    }
+
+    /// Moves leaders away, stops, and leaves the logs clean.
+    pub async fn shutdown(&self) {
+        let mut epoch = None;
+        if let Some(broker) = self.cell.ready() {
+            self.health.set_service_status("", ServingStatus::NotServing).await;
+            let granted = broker.registration.leave(self.config.shutdown_timeout).await;
+            if !granted {
+                tracing::warn!("the controllers did not release this broker in time; stopping anyway");
+            }
+            epoch = broker.registration.epoch();
+        }
+        for task in std::mem::take(&mut *self.tasks.lock()) {
+            task.abort();
+        }
+        if let Some(store) = self.store.get().cloned() {
+            let stopped = tokio::task::spawn_blocking(move || store.shutdown()).await;
+            match stopped {
+                Ok(Ok(())) => self.mark_clean(epoch),
+                Ok(Err(error)) => tracing::error!(error = %chain(&error), "the logs did not close cleanly"),
+                Err(_) => tracing::error!("closing the logs panicked"),
+            }
+        }
+    }
+
+    fn mark_clean(&self, epoch: Option<BrokerEpoch>) {
+        let Some(epoch) = epoch else { return };
+        let written = std::fs::File::create(self.config.data_dir.join(CLEAN_SHUTDOWN_FILE))
+            .and_then(|mut file| {
+                file.write_all(epoch.to_string().as_bytes())?;
+                file.sync_all()
+            });
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot note the clean shutdown");
+        }
+    }
+}
+
+/// Reflection in both versions: older tools speak only the first.
+pub fn add_reflection(routes: &mut RoutesBuilder) {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(ottla_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // The descriptors are our own and were checked when they were compiled.
+    if let (Ok(v1), Ok(v1alpha)) = (builder().build_v1(), builder().build_v1alpha()) {
+        routes.add_service(v1).add_service(v1alpha);
+    }
+}
+
+/// The broker epoch under which the last run ended cleanly; asked once, then forgotten, since this
+/// run may not.
+fn take_clean_epoch(dir: &Path) -> Option<BrokerEpoch> {
+    let file = dir.join(CLEAN_SHUTDOWN_FILE);
+    let text = std::fs::read_to_string(&file).ok()?;
+    std::fs::remove_file(&file).ok()?;
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Everything the recovery thread needs.
+struct Starter {
+    config: BrokerConfig,
+    cell: BrokerCell,
+    store: Arc<OnceLock<Arc<LogStore>>>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    runtime: Handle,
+    health: HealthReporter,
+    fatal: Fatal,
+}
+
+impl Starter {
+    /// Recovers the logs and puts the broker together. Blocks.
+    fn recover(&self) -> Result<(), String> {
+        let config = &self.config;
+        let dir = &config.data_dir;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+        let manager_cell: Arc<OnceLock<Arc<ReplicaManager>>> = Arc::new(OnceLock::new());
+        let store = self.open_store(&manager_cell)?;
+        // Set once, by this thread.
+        let _ = self.store.set(Arc::clone(&store));
+        let image = Arc::new(ImageStore::open(dir));
+        let controllers =
+            Arc::new(Controllers::new(config.controllers.clone(), Arc::clone(&image)));
+        let registration = Registration::new(config.clone(), take_clean_epoch(dir));
+        let registration = Arc::new(registration);
+        let leader_links = Arc::new(LeaderLinks::new(self.runtime.clone()));
+        let context = Arc::new(ReplicaContext {
+            clock: Clock::start(),
+            isr: Arc::new(IsrUpdates::default()),
+            leader_links: Arc::clone(&leader_links),
+            fatal: Arc::clone(&self.fatal),
+        });
+        let manager = Arc::new(ReplicaManager::new(config, store, Arc::clone(&context)));
+        let _ = manager_cell.set(Arc::clone(&manager));
+        leader_links.set_context(LeaderLinkContext {
+            manager: Arc::clone(&manager),
+            image: Arc::clone(&image),
+            registration: Arc::clone(&registration),
+        });
+        manager.apply(&crate::image::ImageChange { image: image.current(), delta: None });
+        let broker = Arc::new(Broker {
+            config: config.clone(),
+            clock: context.clock,
+            image,
+            manager,
+            producer_ids: ProducerIds::new(Arc::clone(&controllers), Arc::clone(&registration)),
+            controllers,
+            registration,
+            produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
+        });
+        self.cell.set(Arc::clone(&broker));
+        broker.registration.set_ready();
+        self.spawn(&broker, &context);
+        Ok(())
+    }
+
+    fn open_store(
+        &self,
+        manager: &Arc<OnceLock<Arc<ReplicaManager>>>,
+    ) -> Result<Arc<LogStore>, String> {
+        let store_config = StoreConfig {
+            journal_file_bytes: self.config.journal_file_bytes,
+            checkpoint_bytes: self.config.checkpoint_bytes,
+            tail_cache_bytes: self.config.tail_cache_bytes,
+            ..StoreConfig::default()
+        };
+        let manager = Arc::clone(manager);
+        let flushed = Arc::new(move |parts: &[ottla_log::Flushed]| {
+            // Nothing is appended before the manager is there.
+            if let Some(manager) = manager.get() {
+                manager.flushed(parts);
+            }
+        });
+        let fatal = Arc::clone(&self.fatal);
+        let failed = Arc::new(move |error: ottla_log::LogError| {
+            fatal(format!("the storage failed, and this node stops acknowledging: {}", chain(&error)));
+        });
+        let dir = self.config.data_dir.join("log");
+        LogStore::open(Arc::new(RealDisk::new()), &dir, store_config, flushed, failed)
+            .map(Arc::new)
+            .map_err(|error| format!("cannot open the logs in {}: {}", dir.display(), chain(&error)))
+    }
+
+    fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>) {
+        let mut tasks = self.tasks.lock();
+        let mut spawn = |task: JoinHandle<()>| tasks.push(task);
+        let watcher = Watcher {
+            node_id: self.config.node_id,
+            image: Arc::clone(&broker.image),
+            manager: Arc::clone(&broker.manager),
+            controllers: Arc::clone(&broker.controllers),
+        };
+        spawn(self.runtime.spawn(Arc::new(watcher).run()));
+        let fatal = Arc::clone(&self.fatal);
+        let refused: Arc<dyn Fn(&ottla_model::error::ApiError) + Send + Sync> =
+            Arc::new(move |error| {
+                if is_final(error) {
+                    fatal(format!("the cluster refuses this broker: {error}"));
+                } else if error.code != ErrorCode::NotController {
+                    tracing::warn!(%error, "the registration was refused; trying again");
+                }
+            });
+        spawn(self.runtime.spawn(Arc::clone(&broker.registration).run(
+            Arc::clone(&broker.controllers),
+            Arc::clone(&broker.image),
+            refused,
+        )));
+        spawn(self.runtime.spawn(Arc::clone(&context.isr).run(
+            Arc::clone(&broker.manager),
+            Arc::clone(&broker.controllers),
+            Arc::clone(&broker.registration),
+        )));
+        spawn(self.runtime.spawn(tick(Arc::clone(broker))));
+        spawn(self.runtime.spawn(retention(Arc::clone(broker))));
+        spawn(self.runtime.spawn(set_strays_aside(Arc::clone(broker))));
+        spawn(self.runtime.spawn(report_health(Arc::clone(broker), self.health.clone())));
+    }
+}
+
+async fn tick(broker: Arc<Broker>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep = tokio::time::Instant::now() + SWEEP;
+    loop {
+        let now = ticks.tick().await;
+        broker.manager.tick();
+        if now >= sweep {
+            sweep = now + SWEEP;
+            broker.manager.all().iter().for_each(|replica| replica.tick_always());
+        }
+    }
+}
+
+async fn retention(broker: Arc<Broker>) {
+    let mut ticks = interval(broker.config.retention_check_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let manager = Arc::clone(&broker.manager);
+        if tokio::task::spawn_blocking(move || manager.apply_retention()).await.is_err() {
+            tracing::error!("retention panicked");
+        }
+    }
+}
+
+/// Waits until the metadata is at least as new as this run's registration; only then is a log that
+/// it does not know a stray.
+async fn set_strays_aside(broker: Arc<Broker>) {
+    let mut standing = broker.registration.standing();
+    let epoch = match standing.wait_for(|standing| standing.epoch.is_some()).await {
+        Ok(standing) => standing.epoch,
+        Err(_) => return,
+    };
+    let Some(epoch) = epoch else { return };
+    broker.image.wait_for(ottla_model::MetadataOffset(epoch.0).next()).await;
+    let manager = Arc::clone(&broker.manager);
+    let image = broker.image.current();
+    if tokio::task::spawn_blocking(move || manager.set_strays_aside(&image)).await.is_err() {
+        tracing::error!("setting stray logs aside panicked");
+    }
+}
+
+/// Health follows the controller's word: a fenced broker does not serve.
+async fn report_health(broker: Arc<Broker>, health: HealthReporter) {
+    let mut standing = broker.registration.standing();
+    loop {
+        let serving = {
+            let standing = standing.borrow_and_update();
+            !standing.fenced && standing.epoch.is_some()
+        };
+        let status =
+            if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", "ottla.v1.LogService", "ottla.v1.AdminService", "ottla.v1.ClusterService"]
+        {
+            health.set_service_status(service, status).await;
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A produce request under way: it collects one result per partition and answers when the last
+//! is there.
+
+use ottla_broker_core::partition::{ProduceAck, ProduceError};
+use ottla_model::ErrorCode;
+use ottla_proto::v1;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+/// Where the response of a produce request goes.
+pub enum Responder {
+    /// Onto the stream that the request came on. The channel has room for every request that may
+    /// be in flight.
+    Stream(mpsc::Sender<v1::ProduceResponse>),
+    /// To the one caller.
+    Once(oneshot::Sender<v1::ProduceResponse>),
+}
+
+/// Completes the error of a result with what only the broker's shell knows: leader hints.
+pub type Explain = Arc<dyn Fn(&v1::TopicPartition, &mut v1::Error) + Send + Sync>;
+
+/// One produce request whose partitions are being appended.
+pub struct PendingProduce {
+    state: Mutex<State>,
+    explain: Explain,
+}
+
+struct State {
+    response: v1::ProduceResponse,
+    missing: usize,
+    responder: Option<Responder>,
+    /// Held until the request is answered: the bytes in flight and the place on the stream.
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl PendingProduce {
+    pub fn new(
+        request_id: u64,
+        partitions: Vec<v1::TopicPartition>,
+        responder: Responder,
+        permits: Vec<OwnedSemaphorePermit>,
+        explain: Explain,
+    ) -> PendingProduce {
+        let missing = partitions.len();
+        let results = partitions
+            .into_iter()
+            .map(|partition| v1::ProduceResult {
+                partition: Some(partition),
+                base_offset: -1,
+                ..Default::default()
+            })
+            .collect();
+        let response = v1::ProduceResponse { request_id, results };
+        let state = State { response, missing, responder: Some(responder), permits };
+        PendingProduce { state: Mutex::new(state), explain }
+    }
+
+    /// Sets the result of one partition.
+    pub fn complete(&self, index: usize, result: Result<ProduceAck, ProduceError>) {
+        match result {
+            Ok(ack) => self.set(index, |result| {
+                result.base_offset = ack.base_offset.0;
+                result.log_start_offset = ack.log_start.0;
+                result.log_append_time_ms = ack.log_append_time.map(|time| time.0);
+            }),
+            Err(error) => self.fail(index, error.code, &error.to_string()),
+        }
+    }
+
+    /// Sets a refusal as the result of one partition.
+    pub fn fail(&self, index: usize, code: ErrorCode, message: &str) {
+        self.set(index, |result| {
+            let mut error = v1::Error {
+                code: i32::from(code.number()),
+                reason: code.name().to_owned(),
+                message: message.to_owned(),
+                ..Default::default()
+            };
+            if let Some(partition) = &result.partition {
+                (self.explain)(partition, &mut error);
+            }
+            result.error = Some(error);
+        });
+    }
+
+    fn set(&self, index: usize, change: impl FnOnce(&mut v1::ProduceResult)) {
+        let mut state = self.state.lock();
+        change(&mut state.response.results[index]);
+        assert!(state.missing > 0, "result {index} came after the answer");
+        state.missing -= 1;
+        if state.missing > 0 {
+            return;
+        }
+        let response = std::mem::take(&mut state.response);
+        let responder = state.responder.take();
+        let permits = std::mem::take(&mut state.permits);
+        drop(state);
+        // A client that has gone needs no answer.
+        match responder {
+            Some(Responder::Stream(stream)) => drop(stream.try_send(response)),
+            Some(Responder::Once(caller)) => drop(caller.send(response)),
+            None => {}
+        }
+        drop(permits);
+    }
+}

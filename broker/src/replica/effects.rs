@@ -1,0 +1,173 @@
+//! Carrying out what a partition's core decided. Appends and truncations enter the disk's queue
+//! before the core is released, so that their order is the core's; everything else follows after.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ottla_broker_core::partition::{Effect, Input, ProduceAck, ProduceError, Stamp};
+use ottla_broker_core::producers::Producers;
+use ottla_log::{LogError, PartitionLog};
+use ottla_model::LeaderEpoch;
+use ottla_model::batch::stamp;
+
+use super::{Inner, Replica};
+use crate::isr::IsrChange;
+use crate::produce::PendingProduce;
+use crate::replication::FollowerLink;
+
+/// A produce reply whose receiver has been looked up.
+pub(super) struct DueReply {
+    pending: Arc<PendingProduce>,
+    index: usize,
+    result: Result<ProduceAck, ProduceError>,
+}
+
+impl Replica {
+    /// Runs the effects whose order matters, while the core is held.
+    pub(super) fn run_ordered(&self, inner: &mut Inner, effects: &mut [Effect]) {
+        let mut reload = false;
+        for effect in effects.iter_mut() {
+            let done = match effect {
+                Effect::Append { ticket, batches, stamp } => {
+                    let bytes = std::mem::take(batches);
+                    let bytes = match stamp {
+                        Some(stamp) => stamped(bytes, stamp),
+                        None => bytes,
+                    };
+                    self.log.append(*ticket, bytes)
+                }
+                Effect::Truncate { to } => self.log.truncate(*to),
+                Effect::RestartAt { offset } => self.log.restart_at(*offset),
+                Effect::AdvanceLogStart { to } => self.log.advance_log_start(*to),
+                Effect::ReloadProducers => {
+                    reload = true;
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = done {
+                self.storage_failed(&error);
+            }
+        }
+        if reload {
+            self.reload_producers(inner);
+        }
+    }
+
+    /// Reads the producers' state from the log again. Rare: only when a truncation removed all
+    /// that was remembered of one.
+    fn reload_producers(&self, inner: &mut Inner) {
+        match load_producers(&self.log) {
+            Ok(producers) => {
+                let mut none = Vec::new();
+                let now = self.context.clock.now();
+                inner.core.step(now, Input::ProducersReloaded(producers), &mut none);
+                debug_assert!(none.is_empty(), "a reload decides nothing: {none:?}");
+            }
+            Err(error) => self.storage_failed(&error),
+        }
+    }
+
+    fn storage_failed(&self, error: &(dyn std::error::Error + 'static)) {
+        (self.context.fatal)(format!("partition {}: {}", self.id, chain(error)));
+    }
+
+    /// Takes the receivers of the replies out of the map, while the core is held.
+    pub(super) fn take_replies(inner: &mut Inner, effects: &[Effect]) -> Vec<DueReply> {
+        let mut due = Vec::new();
+        for effect in effects {
+            if let Effect::Reply { reply, result } = effect
+                && let Some((pending, index)) = inner.replies.remove(reply)
+            {
+                due.push(DueReply { pending, index, result: result.clone() });
+            }
+        }
+        due
+    }
+
+    /// Runs the other effects, after the core was released. `leader_epoch` is the one in which
+    /// they were decided: by now the partition may have moved on.
+    pub(super) fn run_unordered(
+        &self,
+        effects: Vec<Effect>,
+        replies: Vec<DueReply>,
+        links: &[Arc<FollowerLink>],
+        leader_epoch: LeaderEpoch,
+    ) {
+        for reply in replies {
+            reply.pending.complete(reply.index, reply.result);
+        }
+        let link_of = |follower| links.iter().find(|link| link.follower() == follower);
+        for effect in effects {
+            match effect {
+                Effect::Append { stamp: Some(_), .. } => {
+                    links.iter().for_each(|link| link.data_added(self.id));
+                }
+                Effect::HighWatermarkAdvanced { .. } => {
+                    links.iter().for_each(|link| link.positions_changed(self.id));
+                    self.wake_waiters();
+                }
+                Effect::StartFollower { follower, from } => {
+                    if let Some(link) = link_of(follower) {
+                        link.start(self.id, leader_epoch, from);
+                    }
+                }
+                Effect::Diverged { follower, epoch, end_offset } => {
+                    if let Some(link) = link_of(follower) {
+                        link.diverged(self.id, leader_epoch, epoch, end_offset);
+                    }
+                }
+                Effect::RefuseFollower { follower, error } => {
+                    if let Some(link) = link_of(follower) {
+                        link.refused(self.id, leader_epoch, error);
+                    }
+                }
+                Effect::AlterPartition { leader_epoch, partition_epoch, isr } => {
+                    self.context.isr.request(
+                        self.id,
+                        IsrChange { leader_epoch, partition_epoch, isr },
+                    );
+                }
+                Effect::SendState { leader, state } => {
+                    self.context.leader_links.send_state(leader, self.id, state);
+                }
+                Effect::SendAck { leader, leader_epoch, durable_end } => {
+                    self.context.leader_links.send_ack(leader, self.id, leader_epoch, durable_end);
+                }
+                Effect::Append { stamp: None, .. }
+                | Effect::Truncate { .. }
+                | Effect::RestartAt { .. }
+                | Effect::AdvanceLogStart { .. }
+                | Effect::ReloadProducers
+                | Effect::Reply { .. } => {}
+            }
+        }
+    }
+}
+
+/// The batch with the leader's stamp. One copy: the bytes that came in are shared with the
+/// connection's buffer.
+fn stamped(batch: Bytes, place: &Stamp) -> Bytes {
+    let mut bytes = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    stamp(&mut bytes, place.base_offset, place.leader_epoch, place.append_time);
+    bytes.freeze()
+}
+
+/// The producers' state, rebuilt from the batches of a log.
+pub fn load_producers(log: &PartitionLog) -> Result<Producers, LogError> {
+    let mut producers = Producers::default();
+    log.for_each_header(log.log_start(), &mut |header| producers.observe(header))?;
+    Ok(producers)
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! One partition replica at run time: its core behind a lock, its log, and those who wait on it.
+//! Decides nothing: inputs go to the core, effects are carried out in `effects.rs`.
+
+mod effects;
+mod read;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use ottla_broker_core::partition::{
+    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId,
+};
+use ottla_log::PartitionLog;
+use ottla_model::batch::BatchHeader;
+use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset, TopicIdPartition};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use effects::{chain, load_producers};
+pub use read::{FollowerRead, end_of};
+
+use crate::clock::Clock;
+use crate::isr::IsrUpdates;
+use crate::produce::PendingProduce;
+use crate::replication::{FollowerLink, LeaderLinks};
+
+/// What every replica of a broker shares.
+pub struct ReplicaContext {
+    pub clock: Clock,
+    pub isr: Arc<IsrUpdates>,
+    pub leader_links: Arc<LeaderLinks>,
+    /// Called once storage failed for good.
+    pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// A replica of one partition on this broker.
+pub struct Replica {
+    pub id: TopicIdPartition,
+    pub log: Arc<PartitionLog>,
+    context: Arc<ReplicaContext>,
+    inner: Mutex<Inner>,
+    /// Consumers that wait for the high watermark or the leadership to change.
+    waiters: Mutex<Vec<Arc<Notify>>>,
+    /// When the core wants its next tick, in nanoseconds; `u64::MAX` for never.
+    deadline: AtomicU64,
+    /// Whether this process may append as the leader: only once the controller knows this run of
+    /// it. In an epoch that an earlier run led, a record that was replicated but not synced here
+    /// may be lost, and writing its offset anew would go unnoticed by a replica that has it.
+    writable: AtomicBool,
+}
+
+struct Inner {
+    core: Partition,
+    replies: HashMap<ReplyId, (Arc<PendingProduce>, usize)>,
+    next_reply: u64,
+    followers: BTreeMap<NodeId, Arc<FollowerLink>>,
+}
+
+/// What a produce request asks of one partition.
+pub struct ProduceInput {
+    pub acks: Acks,
+    pub deadline: Instant,
+    pub expected_leader_epoch: Option<LeaderEpoch>,
+    pub header: BatchHeader,
+    pub batch: Bytes,
+}
+
+impl Replica {
+    pub fn new(
+        id: TopicIdPartition,
+        log: Arc<PartitionLog>,
+        core: Partition,
+        context: Arc<ReplicaContext>,
+    ) -> Replica {
+        let inner = Inner {
+            core,
+            replies: HashMap::new(),
+            next_reply: 0,
+            followers: BTreeMap::new(),
+        };
+        Replica {
+            id,
+            log,
+            context,
+            inner: Mutex::new(inner),
+            waiters: Mutex::new(Vec::new()),
+            deadline: AtomicU64::new(u64::MAX),
+            writable: AtomicBool::new(false),
+        }
+    }
+
+    /// Hands an input to the core and carries out what it decides.
+    pub fn step(&self, input: Input) {
+        let now = self.context.clock.now();
+        self.step_with(|_, _| input, now);
+    }
+
+    fn step_with(&self, input: impl FnOnce(&mut Inner, Instant) -> Input, now: Instant) {
+        let mut effects = Vec::new();
+        let mut inner = self.inner.lock();
+        let input = input(&mut inner, now);
+        inner.core.step(now, input, &mut effects);
+        self.run_ordered(&mut inner, &mut effects);
+        let links = self.links_to_wake(&inner, &effects);
+        let replies = Self::take_replies(&mut inner, &effects);
+        let deadline = inner.core.next_deadline().map_or(u64::MAX, |at| at.0);
+        self.deadline.store(deadline, Ordering::Relaxed);
+        let leader_epoch = inner.core.leader_epoch();
+        drop(inner);
+        self.run_unordered(effects, replies, &links, leader_epoch);
+    }
+
+    /// Appends a batch as the leader; `pending` learns the result.
+    pub fn produce(&self, input: ProduceInput, pending: &Arc<PendingProduce>, index: usize) {
+        if !self.writable.load(Ordering::Acquire) {
+            let error = ErrorCode::NotLeaderOrFollower;
+            pending.fail(index, error, "this broker is not registered with the controllers yet");
+            return;
+        }
+        let now = self.context.clock.now();
+        let wall_ms = self.context.clock.wall();
+        self.step_with(
+            |inner, _| {
+                let reply = ReplyId(inner.next_reply);
+                inner.next_reply += 1;
+                inner.replies.insert(reply, (Arc::clone(pending), index));
+                Input::Produce(Produce {
+                    reply,
+                    acks: input.acks,
+                    deadline: input.deadline,
+                    wall_ms,
+                    expected_leader_epoch: input.expected_leader_epoch,
+                    header: input.header,
+                    batch: input.batch,
+                })
+            },
+            now,
+        );
+    }
+
+    /// Takes over what the metadata says of this partition.
+    pub fn assign(&self, assignment: Assignment, writable: bool) {
+        self.writable.store(writable, Ordering::Release);
+        self.step(Input::Assignment(assignment));
+        self.wake_waiters();
+    }
+
+    /// A follower's stream states where it stands.
+    pub fn follower_state(
+        &self,
+        link: &Arc<FollowerLink>,
+        state: ottla_broker_core::partition::FollowerState,
+    ) {
+        let now = self.context.clock.now();
+        self.step_with(
+            |inner, _| {
+                inner.followers.insert(state.follower, Arc::clone(link));
+                Input::FollowerState(state)
+            },
+            now,
+        );
+    }
+
+    /// A follower's stream ended. Nothing happens if the follower has opened another since.
+    pub fn follower_gone(&self, link: &Arc<FollowerLink>) {
+        let mut inner = self.inner.lock();
+        let follower = link.follower();
+        let is_current =
+            inner.followers.get(&follower).is_some_and(|current| Arc::ptr_eq(current, link));
+        if !is_current {
+            return;
+        }
+        inner.followers.remove(&follower);
+        drop(inner);
+        self.step(Input::FollowerGone { follower });
+    }
+
+    /// The partition is leaving this broker: whoever waits on it is told.
+    pub fn retire(&self) {
+        let replies = std::mem::take(&mut self.inner.lock().replies);
+        for (pending, index) in replies.into_values() {
+            let error = ErrorCode::NotLeaderOrFollower;
+            pending.fail(index, error, "the partition was deleted or moved away from this broker");
+        }
+        self.writable.store(false, Ordering::Release);
+        self.wake_waiters();
+    }
+
+    /// Ticks the core if it asked to be by now.
+    pub fn tick(&self, now: Instant) {
+        if self.deadline.load(Ordering::Relaxed) <= now.0 {
+            self.step(Input::Tick { wall_ms: self.context.clock.wall() });
+        }
+    }
+
+    /// Lets the core forget what is too old, whether or not it asked to be ticked.
+    pub fn tick_always(&self) {
+        self.step(Input::Tick { wall_ms: self.context.clock.wall() });
+    }
+
+    /// What a consumer may read now.
+    pub fn fetch_bounds(&self, epoch: Option<LeaderEpoch>) -> Result<FetchBounds, ErrorCode> {
+        self.inner.lock().core.fetch_bounds(epoch)
+    }
+
+    /// Reads the core.
+    pub fn with_core<T>(&self, read: impl FnOnce(&Partition) -> T) -> T {
+        read(&self.inner.lock().core)
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.inner.lock().core.high_watermark()
+    }
+
+    /// Has `waiter` notified once when the high watermark or the leadership changes.
+    pub fn wait_for_change(&self, waiter: &Arc<Notify>) {
+        let mut waiters = self.waiters.lock();
+        // A waiter whose fetch is over is held by nobody else.
+        waiters.retain(|waiter| Arc::strong_count(waiter) > 1);
+        waiters.push(Arc::clone(waiter));
+    }
+
+    fn wake_waiters(&self) {
+        for waiter in std::mem::take(&mut *self.waiters.lock()) {
+            waiter.notify_one();
+        }
+    }
+
+    /// Those followers' streams that the effects concern.
+    fn links_to_wake(&self, inner: &Inner, effects: &[Effect]) -> Vec<Arc<FollowerLink>> {
+        let concerns_all = effects.iter().any(|effect| {
+            matches!(effect, Effect::Append { .. } | Effect::HighWatermarkAdvanced { .. })
+        });
+        if concerns_all {
+            return inner.followers.values().cloned().collect();
+        }
+        effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::StartFollower { follower, .. }
+                | Effect::Diverged { follower, .. }
+                | Effect::RefuseFollower { follower, .. } => inner.followers.get(follower).cloned(),
+                _ => None,
+            })
+            .collect()
+    }
+}

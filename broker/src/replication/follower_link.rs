@@ -1,0 +1,264 @@
+//! The leader's end of one follower's stream: where the follower stands in each partition, and
+//! the messages that carry it on, within the window of unacknowledged bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use ottla_model::limits::{REPLICATION_MESSAGE_BYTES, REPLICATION_WINDOW_BYTES};
+use ottla_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
+use ottla_proto::v1;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::manager::ReplicaManager;
+use crate::replica::{FollowerRead, Replica};
+
+/// The bytes that a partition's header in a message may take.
+const ITEM_OVERHEAD: usize = 128;
+
+/// One follower's stream, as its leader sees it.
+pub struct FollowerLink {
+    follower: NodeId,
+    state: Mutex<State>,
+    wake: Notify,
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    cursors: BTreeMap<TopicIdPartition, Cursor>,
+    /// Partitions with something to send, so that idle ones cost nothing.
+    due: BTreeSet<TopicIdPartition>,
+    /// Divergences and refusals, to be sent as they are.
+    notices: Vec<v1::ReplicaData>,
+}
+
+#[derive(Clone, Copy)]
+struct Cursor {
+    epoch: LeaderEpoch,
+    next: Offset,
+    sent_high_watermark: Offset,
+    sent_log_start: Offset,
+}
+
+impl FollowerLink {
+    pub fn new(follower: NodeId) -> FollowerLink {
+        FollowerLink {
+            follower,
+            state: Mutex::new(State::default()),
+            wake: Notify::new(),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub fn follower(&self) -> NodeId {
+        self.follower
+    }
+
+    /// The logs match up to `from`: push from there.
+    pub fn start(&self, id: TopicIdPartition, epoch: LeaderEpoch, from: Offset) {
+        let none = Offset(-1);
+        let cursor =
+            Cursor { epoch, next: from, sent_high_watermark: none, sent_log_start: none };
+        let mut state = self.state.lock();
+        state.cursors.insert(id, cursor);
+        state.due.insert(id);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The logs part: the follower must truncate and state itself again.
+    pub fn diverged(
+        &self,
+        id: TopicIdPartition,
+        leader_epoch: LeaderEpoch,
+        epoch: LeaderEpoch,
+        end_offset: Offset,
+    ) {
+        let divergence = v1::ReplicaDivergence { epoch: epoch.0, end_offset: end_offset.0 };
+        let notice =
+            v1::ReplicaData { divergence: Some(divergence), ..item(id, leader_epoch) };
+        self.notice(id, notice);
+    }
+
+    /// The leader will not be followed here.
+    pub fn refused(&self, id: TopicIdPartition, leader_epoch: LeaderEpoch, error: ErrorCode) {
+        let error_code = i32::from(error.number());
+        self.notice(id, v1::ReplicaData { error_code, ..item(id, leader_epoch) });
+    }
+
+    fn notice(&self, id: TopicIdPartition, notice: v1::ReplicaData) {
+        let mut state = self.state.lock();
+        state.cursors.remove(&id);
+        state.notices.push(notice);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The leader appended to a partition that this follower may follow.
+    pub fn data_added(&self, id: TopicIdPartition) {
+        let mut state = self.state.lock();
+        if state.cursors.contains_key(&id) {
+            state.due.insert(id);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The leader's high watermark or log start moved.
+    pub fn positions_changed(&self, id: TopicIdPartition) {
+        self.data_added(id);
+    }
+
+    /// The follower no longer follows this partition here.
+    pub fn stop(&self, id: TopicIdPartition) {
+        let mut state = self.state.lock();
+        state.cursors.remove(&id);
+        state.due.remove(&id);
+    }
+
+    /// The partitions that the follower follows here.
+    pub fn partitions(&self) -> Vec<TopicIdPartition> {
+        self.state.lock().cursors.keys().copied().collect()
+    }
+
+    /// The follower has taken in so many bytes of batches since the stream began.
+    pub fn received(&self, total: u64) {
+        self.received_bytes.fetch_max(total, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    fn window(&self) -> usize {
+        let sent = self.sent_bytes.load(Ordering::Acquire);
+        let in_flight = sent.saturating_sub(self.received_bytes.load(Ordering::Acquire));
+        REPLICATION_WINDOW_BYTES.saturating_sub(in_flight as usize)
+    }
+
+    /// The next message for the follower; waits until there is something to say.
+    pub async fn next_message(&self, manager: &Arc<ReplicaManager>) -> v1::ReplicateResponse {
+        loop {
+            let (notices, due) = {
+                let mut state = self.state.lock();
+                (std::mem::take(&mut state.notices), std::mem::take(&mut state.due))
+            };
+            let mut message = v1::ReplicateResponse { partitions: notices };
+            self.fill(manager, due, &mut message).await;
+            if !message.partitions.is_empty() {
+                return message;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Adds what the partitions have to send until the message or the window is full; what found
+    /// no room stays due.
+    async fn fill(
+        &self,
+        manager: &Arc<ReplicaManager>,
+        due: BTreeSet<TopicIdPartition>,
+        message: &mut v1::ReplicateResponse,
+    ) {
+        let mut room = REPLICATION_MESSAGE_BYTES;
+        for id in due {
+            let Some(cursor) = self.state.lock().cursors.get(&id).copied() else { continue };
+            let Some(replica) = manager.get(id) else { continue };
+            // A first batch larger than the window still goes, alone; otherwise it never would.
+            let max_bytes = room.min(self.window());
+            let Some(read) = read(&replica, cursor, max_bytes).await else {
+                self.stop(id);
+                continue;
+            };
+            let FollowerRead::Data { batches, next, high_watermark, log_start } = read else {
+                self.stop(id);
+                continue;
+            };
+            let bytes = joined(batches);
+            let has_more = max_bytes == 0 || !bytes.is_empty();
+            let is_news = !bytes.is_empty()
+                || high_watermark != cursor.sent_high_watermark
+                || log_start != cursor.sent_log_start;
+            if is_news && self.advance(id, &cursor, next, high_watermark, log_start, has_more) {
+                room = room.saturating_sub(bytes.len() + ITEM_OVERHEAD);
+                self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+                message.partitions.push(v1::ReplicaData {
+                    high_watermark: high_watermark.0,
+                    log_start_offset: log_start.0,
+                    batches: bytes,
+                    ..item(id, cursor.epoch)
+                });
+            } else if has_more {
+                self.state.lock().due.insert(id);
+            }
+        }
+    }
+
+    /// Moves the cursor on, unless it was set anew since it was read.
+    fn advance(
+        &self,
+        id: TopicIdPartition,
+        read: &Cursor,
+        next: Offset,
+        high_watermark: Offset,
+        log_start: Offset,
+        has_more: bool,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let Some(cursor) = state.cursors.get_mut(&id) else { return false };
+        if cursor.epoch != read.epoch
+            || cursor.next != read.next
+            || cursor.sent_high_watermark != read.sent_high_watermark
+        {
+            return false;
+        }
+        cursor.next = next;
+        cursor.sent_high_watermark = high_watermark;
+        cursor.sent_log_start = log_start;
+        if has_more {
+            state.due.insert(id);
+        }
+        true
+    }
+}
+
+fn item(id: TopicIdPartition, leader_epoch: LeaderEpoch) -> v1::ReplicaData {
+    v1::ReplicaData {
+        topic_id: Bytes::copy_from_slice(id.topic.as_bytes()),
+        partition: id.partition.0,
+        leader_epoch: leader_epoch.0,
+        ..Default::default()
+    }
+}
+
+/// Reads from memory, or else from disk on a thread that may block. `None` if the log could not
+/// be read: the follower then keeps what it has.
+async fn read(replica: &Arc<Replica>, cursor: Cursor, max_bytes: usize) -> Option<FollowerRead> {
+    let read = replica.read_for_follower(cursor.epoch, cursor.next, max_bytes, false);
+    let read = match read {
+        Ok(FollowerRead::OnDisk) => {
+            let replica = Arc::clone(replica);
+            tokio::task::spawn_blocking(move || {
+                replica.read_for_follower(cursor.epoch, cursor.next, max_bytes, true)
+            })
+            .await
+            .ok()?
+        }
+        other => other,
+    };
+    read.inspect_err(|error| {
+        tracing::warn!(partition = %replica.id, from = %cursor.next, %error, "cannot read for a follower");
+    })
+    .ok()
+}
+
+fn joined(batches: Vec<Bytes>) -> Bytes {
+    if batches.len() <= 1 {
+        return batches.into_iter().next().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
+    batches.iter().for_each(|batch| all.extend_from_slice(batch));
+    all.freeze()
+}

@@ -1,0 +1,10 @@
+//! Replication between brokers: the leader's end of a stream (`follower_link`), the follower's end
+//! (`leader_link`), and the set of streams that this broker keeps to leaders (`leader_links`).
+//! What may be sent, and what an acknowledgement means, is decided in the partition's core.
+
+mod follower_link;
+mod leader_link;
+mod leader_links;
+
+pub use follower_link::FollowerLink;
+pub use leader_links::{LeaderLinkContext, LeaderLinks};

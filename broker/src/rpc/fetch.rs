@@ -1,0 +1,235 @@
+//! Fetching: what is there below the high watermark, or a wait for it within the consumer's bounds.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ottla_log::{ReadError, ReadOutcome};
+use ottla_metadata::MetadataImage;
+use ottla_model::error::ApiError;
+use ottla_model::limits::{FETCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX};
+use ottla_model::{ErrorCode, LeaderEpoch, Offset};
+use ottla_proto::status::to_status;
+use ottla_proto::v1;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use crate::broker::Broker;
+use crate::replica::{Replica, chain};
+
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Serves one fetch stream: one response for each request, in order. Nothing is read ahead of what
+/// the consumer asked for.
+pub fn serve(
+    broker: Arc<Broker>,
+    mut requests: Streaming<v1::FetchRequest>,
+) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static {
+    async_stream::stream! {
+        loop {
+            match requests.message().await {
+                Ok(Some(request)) => match fetch(&broker, &request).await {
+                    Ok(response) => yield Ok(response),
+                    Err(status) => {
+                        yield Err(status);
+                        return;
+                    }
+                },
+                Ok(None) => return,
+                Err(status) => {
+                    yield Err(status);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One partition of a request, found here.
+struct Target<'a> {
+    named: &'a v1::TopicPartition,
+    replica: Arc<Replica>,
+    offset: Offset,
+    max_bytes: usize,
+    leader_epoch: Option<LeaderEpoch>,
+}
+
+/// Answers one request, waiting as it asks.
+pub async fn fetch(
+    broker: &Broker,
+    request: &v1::FetchRequest,
+) -> Result<v1::FetchResponse, Status> {
+    check(request).map_err(|error| to_status(&error))?;
+    let deadline =
+        Instant::now() + Duration::from_millis(u64::from(request.max_wait_ms)).min(MAX_WAIT);
+    let max_bytes = match request.max_bytes as usize {
+        0 => FETCH_BYTES_MAX,
+        bytes => bytes.min(FETCH_BYTES_MAX),
+    };
+    let min_bytes = (request.min_bytes as usize).clamp(1, max_bytes);
+    let changed = Arc::new(Notify::new());
+    loop {
+        // Registered before reading, so that no change falls between.
+        let image = broker.image.current();
+        let (targets, mut results) = find(broker, &image, request, max_bytes);
+        for target in &targets {
+            target.replica.wait_for_change(&changed);
+        }
+        let mut room = max_bytes;
+        let mut read_bytes = 0;
+        for target in &targets {
+            let result = read(broker, target, room, read_bytes == 0).await;
+            read_bytes += result.batches.len();
+            room = room.saturating_sub(result.batches.len());
+            if result.error.is_some() || !result.batches.is_empty() {
+                results.push(result);
+            }
+        }
+        let failed = results.iter().any(|result| result.error.is_some());
+        let out_of_time = Instant::now() >= deadline;
+        if failed || read_bytes >= min_bytes || room == 0 || out_of_time {
+            return Ok(v1::FetchResponse { request_id: request.request_id, results });
+        }
+        // On the deadline the loop reads once more and answers with what there is.
+        let _ = timeout_at(deadline, changed.notified()).await;
+    }
+}
+
+fn check(request: &v1::FetchRequest) -> Result<(), ApiError> {
+    let count = request.partitions.len();
+    if count == 0 || count > PARTITIONS_PER_MESSAGE_MAX {
+        let message = format!(
+            "a fetch request names 1 to {PARTITIONS_PER_MESSAGE_MAX} partitions, not {count}"
+        );
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("partitions"));
+    }
+    let mut seen = BTreeSet::new();
+    for part in &request.partitions {
+        let named = part.partition.as_ref();
+        let key = named.map(|named| (&named.topic, &named.topic_id, named.partition));
+        if !seen.insert(key) {
+            let message = "a fetch request names each partition once";
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("partitions"));
+        }
+    }
+    Ok(())
+}
+
+fn find<'a>(
+    broker: &Broker,
+    image: &MetadataImage,
+    request: &'a v1::FetchRequest,
+    max_bytes: usize,
+) -> (Vec<Target<'a>>, Vec<v1::FetchResult>) {
+    let mut targets = Vec::with_capacity(request.partitions.len());
+    let mut failed = Vec::new();
+    for part in &request.partitions {
+        let Some(named) = &part.partition else {
+            let error = ApiError::new(ErrorCode::InvalidRequest, "no partition is named");
+            failed.push(refusal(broker, &v1::TopicPartition::default(), &error));
+            continue;
+        };
+        match broker.replica(image, named) {
+            Ok(replica) => targets.push(Target {
+                named,
+                replica,
+                offset: Offset(part.offset),
+                max_bytes: match part.max_bytes as usize {
+                    0 => max_bytes,
+                    bytes => bytes,
+                },
+                leader_epoch: part.leader_epoch.map(LeaderEpoch),
+            }),
+            Err(error) => failed.push(refusal(broker, named, &error)),
+        }
+    }
+    (targets, failed)
+}
+
+fn refusal(broker: &Broker, named: &v1::TopicPartition, error: &ApiError) -> v1::FetchResult {
+    let mut error = v1::Error::from(error);
+    broker.add_leader_hint(named, &mut error);
+    v1::FetchResult { partition: Some(named.clone()), error: Some(error), ..Default::default() }
+}
+
+/// Reads one partition. A first batch larger than the room comes whole, so that a consumer always
+/// gets on.
+async fn read(broker: &Broker, target: &Target<'_>, room: usize, first: bool) -> v1::FetchResult {
+    let bounds = match target.replica.fetch_bounds(target.leader_epoch) {
+        Ok(bounds) => bounds,
+        Err(code) => {
+            let message = format!(
+                "partition {}-{} is not led here in that epoch",
+                target.named.topic, target.named.partition
+            );
+            return refusal(broker, target.named, &ApiError::new(code, message));
+        }
+    };
+    let positions = v1::FetchResult {
+        partition: Some(target.named.clone()),
+        high_watermark: bounds.high_watermark.0,
+        log_start_offset: bounds.log_start.0,
+        ..Default::default()
+    };
+    if target.offset < bounds.log_start || target.offset > bounds.high_watermark {
+        let message = format!(
+            "offset {} of {}-{} is out of range: the log holds offsets {} to {}",
+            target.offset,
+            target.named.topic,
+            target.named.partition,
+            bounds.log_start,
+            bounds.high_watermark
+        );
+        let error = ApiError::new(ErrorCode::OffsetOutOfRange, message);
+        return v1::FetchResult { error: Some(v1::Error::from(&error)), ..positions };
+    }
+    let max_bytes = target.max_bytes.min(room);
+    if target.offset == bounds.high_watermark || (max_bytes == 0 && !first) {
+        return positions;
+    }
+    match read_log(&target.replica, target.offset, bounds.high_watermark, max_bytes).await {
+        Ok(batches) => v1::FetchResult { batches: joined(batches), ..positions },
+        Err(error) => {
+            let error = match error {
+                ReadError::OutOfRange { .. } => {
+                    ApiError::new(ErrorCode::OffsetOutOfRange, error.to_string())
+                }
+                _ => ApiError::new(ErrorCode::StorageError, chain(&error)),
+            };
+            v1::FetchResult { error: Some(v1::Error::from(&error)), ..positions }
+        }
+    }
+}
+
+/// Whole batches from a replica's log: from memory at once, from disk on a thread that may block.
+pub async fn read_log(
+    replica: &Arc<Replica>,
+    from: Offset,
+    limit: Offset,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, ReadError> {
+    match replica.log.read(from, limit, max_bytes)? {
+        ReadOutcome::Cached(batches) => Ok(batches),
+        ReadOutcome::OnDisk => {
+            let replica = Arc::clone(replica);
+            let read = move || replica.log.read_blocking(from, limit, max_bytes);
+            match tokio::task::spawn_blocking(read).await {
+                Ok(read) => read,
+                // The runtime is going down, and the connection with it.
+                Err(_) => Ok(Vec::new()),
+            }
+        }
+    }
+}
+
+fn joined(batches: Vec<Bytes>) -> Bytes {
+    if batches.len() <= 1 {
+        return batches.into_iter().next().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
+    batches.iter().for_each(|batch| all.extend_from_slice(batch));
+    all.freeze()
+}

@@ -1,0 +1,89 @@
+//! `LogService`: the dispatch to the calls' own files.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use ottla_proto::status::to_status;
+use ottla_proto::v1;
+use ottla_proto::v1::log_service_server::LogService;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{fetch, list_offsets, produce, publish, subscribe};
+use crate::broker::{BrokerCell, time_left};
+
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The service over one broker.
+#[derive(Clone)]
+pub struct LogRpc(pub BrokerCell);
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl LogService for LogRpc {
+    type ProduceStream = ResponseStream<v1::ProduceResponse>;
+    type FetchStream = ResponseStream<v1::FetchResponse>;
+    type SubscribeStream = ResponseStream<v1::SubscribeResponse>;
+
+    async fn produce(
+        &self,
+        request: Request<Streaming<v1::ProduceRequest>>,
+    ) -> Result<Response<Self::ProduceStream>, Status> {
+        let broker = self.0.get()?.clone();
+        Ok(Response::new(Box::pin(produce::serve(broker, request.into_inner()))))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<Streaming<v1::FetchRequest>>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let broker = self.0.get()?.clone();
+        Ok(Response::new(Box::pin(fetch::serve(broker, request.into_inner()))))
+    }
+
+    async fn fetch_once(
+        &self,
+        request: Request<v1::FetchOnceRequest>,
+    ) -> Result<Response<v1::FetchOnceResponse>, Status> {
+        let broker = self.0.get()?;
+        let fetch = request.into_inner().fetch.unwrap_or_default();
+        let response = fetch::fetch(broker, &fetch).await?;
+        Ok(Response::new(v1::FetchOnceResponse { fetch: Some(response) }))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        let broker = self.0.get()?;
+        list_offsets::list_offsets(broker, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn publish(
+        &self,
+        request: Request<v1::PublishRequest>,
+    ) -> Result<Response<v1::PublishResponse>, Status> {
+        let broker = self.0.get()?;
+        publish::publish(broker, request).await.map(Response::new)
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let broker = self.0.get()?.clone();
+        let stream = subscribe::subscribe(broker, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn init_producer_id(
+        &self,
+        request: Request<v1::InitProducerIdRequest>,
+    ) -> Result<Response<v1::InitProducerIdResponse>, Status> {
+        let broker = self.0.get()?;
+        let patience = time_left(&request, DEFAULT_PATIENCE);
+        let id = broker.producer_ids.next(patience).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(v1::InitProducerIdResponse { producer_id: id.0, producer_epoch: 0 }))
+    }
+}

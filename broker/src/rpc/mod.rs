@@ -1,0 +1,18 @@
+//! The broker's gRPC services, one file per call or small group of calls. They check limits, find
+//! partitions and convert; what happens is decided in the cores.
+
+mod admin;
+mod cluster;
+mod fetch;
+mod list_offsets;
+mod log;
+mod produce;
+mod publish;
+mod replica;
+mod subscribe;
+pub mod view;
+
+pub use admin::AdminRpc;
+pub use cluster::ClusterRpc;
+pub use log::LogRpc;
+pub use replica::{ProbeIdentity, ReplicaRpc};

@@ -1,0 +1,154 @@
+//! Producing on a stream: limits, then each partition's batch to its replica; answers as they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla_broker_core::partition::Acks;
+use ottla_model::batch::{BatchHeader, validate_batch};
+use ottla_model::error::ApiError;
+use ottla_model::limits::{
+    BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_IN_FLIGHT_MAX,
+};
+use ottla_model::{ErrorCode, LeaderEpoch};
+use ottla_proto::status::to_status;
+use ottla_proto::v1;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT};
+use crate::produce::{Explain, PendingProduce, Responder};
+use crate::replica::{ProduceInput, Replica};
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+/// Serves one produce stream. A malformed request ends it with a status, after the answers of the
+/// requests before it.
+pub fn serve(
+    broker: Arc<Broker>,
+    mut requests: Streaming<v1::ProduceRequest>,
+) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + 'static {
+    let (responses, mut receiver) = mpsc::channel(PRODUCE_IN_FLIGHT_MAX);
+    let reading = tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX));
+        while let Some(request) = requests.message().await? {
+            let responder = Responder::Stream(responses.clone());
+            begin(&broker, request, responder, Some(&places))
+                .await
+                .map_err(|error| to_status(&error))?;
+        }
+        Ok::<(), Status>(())
+    });
+    async_stream::stream! {
+        // Ends once the reader and every request under way have let go of the channel.
+        while let Some(response) = receiver.recv().await {
+            yield Ok(response);
+        }
+        if let Ok(Err(status)) = reading.await {
+            yield Err(status);
+        }
+    }
+}
+
+/// Serves one request by itself.
+pub async fn once(
+    broker: &Arc<Broker>,
+    request: v1::ProduceRequest,
+) -> Result<v1::ProduceResponse, ApiError> {
+    let (sender, receiver) = oneshot::channel();
+    begin(broker, request, Responder::Once(sender), None).await?;
+    receiver
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down"))
+}
+
+/// Hands each partition's batch to its replica. Returns once all are handed over; the responder
+/// gets the answer.
+async fn begin(
+    broker: &Arc<Broker>,
+    request: v1::ProduceRequest,
+    responder: Responder,
+    places: Option<&Arc<Semaphore>>,
+) -> Result<(), ApiError> {
+    let (acks, timeout) = check(&request)?;
+    let bytes: usize = request.partitions.iter().map(|part| part.batch.len()).sum();
+    let mut permits = Vec::with_capacity(2);
+    let closed = |_| ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down");
+    if let Some(places) = places {
+        permits.push(Arc::clone(places).acquire_owned().await.map_err(closed)?);
+    }
+    let share = u32::try_from(bytes.clamp(1, PRODUCE_BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
+    let budget = Arc::clone(&broker.produce_bytes);
+    permits.push(budget.acquire_many_owned(share).await.map_err(closed)?);
+
+    let names: Vec<_> =
+        request.partitions.iter().map(|part| part.partition.clone().unwrap_or_default()).collect();
+    let explain: Explain = {
+        let broker = Arc::clone(broker);
+        Arc::new(move |partition, error| broker.add_leader_hint(partition, error))
+    };
+    let pending = PendingProduce::new(request.request_id, names, responder, permits, explain);
+    let pending = Arc::new(pending);
+    let deadline = broker.clock.now() + timeout;
+    let image = broker.image.current();
+    for (index, part) in request.partitions.into_iter().enumerate() {
+        match accept(broker, &image, &part) {
+            Ok((replica, header)) => {
+                let input = ProduceInput {
+                    acks,
+                    deadline,
+                    expected_leader_epoch: part.leader_epoch.map(LeaderEpoch),
+                    header,
+                    batch: part.batch,
+                };
+                replica.produce(input, &pending, index);
+            }
+            Err(error) => pending.fail(index, error.code, &error.message),
+        }
+    }
+    Ok(())
+}
+
+fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
+    let acks = match v1::Acks::try_from(request.acks) {
+        Ok(v1::Acks::Unspecified | v1::Acks::All) => Acks::All,
+        Ok(v1::Acks::Leader) => Acks::Leader,
+        Ok(v1::Acks::None) => Acks::None,
+        Err(_) => {
+            let message = format!("acks {} is none of NONE, LEADER and ALL", request.acks);
+            return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, message).in_field("acks"));
+        }
+    };
+    let count = request.partitions.len();
+    if count == 0 || count > PARTITIONS_PER_MESSAGE_MAX {
+        let message = format!(
+            "a produce request names 1 to {PARTITIONS_PER_MESSAGE_MAX} partitions, not {count}"
+        );
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("partitions"));
+    }
+    let timeout = match request.timeout_ms {
+        0 => TIMEOUT_DEFAULT,
+        ms => Duration::from_millis(u64::from(ms)).min(TIMEOUT_MAX),
+    };
+    Ok((acks, timeout))
+}
+
+fn accept(
+    broker: &Broker,
+    image: &ottla_metadata::MetadataImage,
+    part: &v1::ProducePartition,
+) -> Result<(Arc<Replica>, BatchHeader), ApiError> {
+    let Some(named) = &part.partition else {
+        return Err(ApiError::new(ErrorCode::InvalidRequest, "no partition is named"));
+    };
+    let replica = broker.replica(image, named)?;
+    let size = part.batch.len();
+    if size > BATCH_BYTES_MAX {
+        let message = format!("the batch has {size} bytes; at most {BATCH_BYTES_MAX} are allowed");
+        return Err(ApiError::new(ErrorCode::MessageTooLarge, message));
+    }
+    let header = validate_batch(&part.batch)
+        .map_err(|error| ApiError::new(ErrorCode::CorruptMessage, error.to_string()))?;
+    Ok((replica, header))
+}

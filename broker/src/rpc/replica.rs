@@ -1,0 +1,227 @@
+//! `ReplicaService`: followers' streams, and the probe that tells a dead process from a lost
+//! packet.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ottla_broker_core::partition::{FollowerAck, FollowerState, Input};
+use ottla_model::error::ApiError;
+use ottla_model::{BrokerEpoch, DirectoryId, ErrorCode, IncarnationId, LeaderEpoch, NodeId, Offset};
+use ottla_proto::convert::topic_id_partition;
+use ottla_proto::status::to_status;
+use ottla_proto::v1;
+use ottla_proto::v1::replica_service_server::ReplicaService;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::broker::{Broker, BrokerCell};
+use crate::replication::FollowerLink;
+
+/// Messages made ahead of the connection.
+const MESSAGES_AHEAD: usize = 4;
+
+/// What a probe answers, known before the broker has recovered.
+#[derive(Debug, Clone)]
+pub struct ProbeIdentity {
+    pub node_id: NodeId,
+    /// `None` on a node that is no broker.
+    pub incarnation: Option<IncarnationId>,
+    pub directory: DirectoryId,
+    pub roles: Vec<String>,
+}
+
+/// The service over one broker.
+#[derive(Clone)]
+pub struct ReplicaRpc {
+    pub cell: BrokerCell,
+    pub identity: ProbeIdentity,
+}
+
+#[tonic::async_trait]
+impl ReplicaService for ReplicaRpc {
+    type ReplicateStream =
+        Pin<Box<dyn Stream<Item = Result<v1::ReplicateResponse, Status>> + Send>>;
+
+    async fn replicate(
+        &self,
+        request: Request<Streaming<v1::ReplicateRequest>>,
+    ) -> Result<Response<Self::ReplicateStream>, Status> {
+        let broker = self.cell.get()?.clone();
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.unwrap_or_default();
+        let (follower, epoch) = greet(&broker, first.hello).map_err(|error| to_status(&error))?;
+        let link = Arc::new(FollowerLink::new(follower));
+        let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
+        tokio::spawn(push(Arc::clone(&broker), Arc::clone(&link), sender.clone()));
+        tokio::spawn(take_in(broker, link, epoch, requests, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn probe(
+        &self,
+        _request: Request<v1::ProbeRequest>,
+    ) -> Result<Response<v1::ProbeResponse>, Status> {
+        let broker = self.cell.ready();
+        let cluster_id = broker
+            .and_then(|broker| broker.image.current().cluster_id)
+            .map(|id| id.to_string())
+            .unwrap_or_default();
+        let incarnation = self.identity.incarnation;
+        Ok(Response::new(v1::ProbeResponse {
+            cluster_id,
+            node_id: self.identity.node_id.0,
+            incarnation_id: incarnation
+                .map(|id| Bytes::copy_from_slice(id.as_bytes()))
+                .unwrap_or_default(),
+            roles: self.identity.roles.clone(),
+            state: if broker.is_some() { "serving" } else { "starting" }.to_owned(),
+        }))
+    }
+}
+
+fn greet(
+    broker: &Broker,
+    hello: Option<v1::ReplicateHello>,
+) -> Result<(NodeId, BrokerEpoch), ApiError> {
+    let refuse = |code, message: String| Err(ApiError::new(code, message));
+    let Some(hello) = hello else {
+        return refuse(
+            ErrorCode::InvalidRequest,
+            "the first message of a replication stream must say who follows".to_owned(),
+        );
+    };
+    let image = broker.image.current();
+    let here = image.cluster_id.map(|id| id.to_string()).unwrap_or_default();
+    if hello.cluster_id != here {
+        return refuse(
+            ErrorCode::InconsistentClusterId,
+            format!("this broker belongs to cluster {here}, not to {}", hello.cluster_id),
+        );
+    }
+    if hello.leader_id != broker.config.node_id.0 {
+        return refuse(
+            ErrorCode::InvalidRequest,
+            format!("this is broker {}, not {}", broker.config.node_id, hello.leader_id),
+        );
+    }
+    let follower = NodeId(hello.broker_id);
+    if follower == broker.config.node_id || !image.brokers.contains_key(&follower) {
+        return refuse(
+            ErrorCode::BrokerIdNotRegistered,
+            format!("broker {follower} is not registered as another broker of this cluster"),
+        );
+    }
+    Ok((follower, BrokerEpoch(hello.broker_epoch)))
+}
+
+/// Sends what there is to send until the follower's stream ends.
+async fn push(
+    broker: Arc<Broker>,
+    link: Arc<FollowerLink>,
+    sender: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
+) {
+    loop {
+        // The place first, then the message: what is read must also be sent.
+        let place = tokio::select! {
+            place = sender.reserve() => place,
+            () = sender.closed() => return,
+        };
+        let Ok(place) = place else { return };
+        tokio::select! {
+            message = link.next_message(&broker.manager) => place.send(Ok(message)),
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// Takes in a follower's statements and acknowledgements until its stream ends.
+async fn take_in(
+    broker: Arc<Broker>,
+    link: Arc<FollowerLink>,
+    epoch: BrokerEpoch,
+    mut requests: Streaming<v1::ReplicateRequest>,
+    sender: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
+) {
+    let mut stated = std::collections::BTreeSet::new();
+    let ended = loop {
+        let message = tokio::select! {
+            message = requests.message() => message,
+            () = sender.closed() => break None,
+        };
+        match message {
+            Ok(Some(message)) => {
+                for state in &message.states {
+                    match topic_id_partition(&state.topic_id, state.partition, "states") {
+                        Ok(id) => {
+                            stated.insert(id);
+                        }
+                        Err(error) => {
+                            // The stream ends with the refusal; nothing was taken in.
+                            let _ = sender.try_send(Err(to_status(&error)));
+                        }
+                    }
+                }
+                hand_over(&broker, &link, epoch, message);
+            }
+            Ok(None) => break None,
+            Err(status) => break Some(status),
+        }
+    };
+    if let Some(status) = ended {
+        tracing::debug!(follower = %link.follower(), error = %status.message(), "a follower's stream ended");
+    }
+    for id in stated {
+        if let Some(replica) = broker.manager.get(id) {
+            replica.follower_gone(&link);
+        }
+    }
+}
+
+fn hand_over(
+    broker: &Broker,
+    link: &Arc<FollowerLink>,
+    broker_epoch: BrokerEpoch,
+    message: v1::ReplicateRequest,
+) {
+    let follower = link.follower();
+    link.received(message.received_bytes);
+    for stop in message.stops {
+        if let Ok(id) = topic_id_partition(&stop.topic_id, stop.partition, "stops") {
+            link.stop(id);
+        }
+    }
+    for state in message.states {
+        let Ok(id) = topic_id_partition(&state.topic_id, state.partition, "states") else {
+            continue;
+        };
+        let leader_epoch = LeaderEpoch(state.leader_epoch);
+        match broker.manager.get(id) {
+            Some(replica) => replica.follower_state(
+                link,
+                FollowerState {
+                    follower,
+                    broker_epoch,
+                    leader_epoch,
+                    log_end: Offset(state.log_end),
+                    durable_end: Offset(state.durable_end),
+                    last_epoch: LeaderEpoch(state.last_epoch),
+                },
+            ),
+            None => link.refused(id, leader_epoch, ErrorCode::UnknownTopicOrPartition),
+        }
+    }
+    for ack in message.acks {
+        let Ok(id) = topic_id_partition(&ack.topic_id, ack.partition, "acks") else { continue };
+        if let Some(replica) = broker.manager.get(id) {
+            replica.step(Input::FollowerAck(FollowerAck {
+                follower,
+                broker_epoch,
+                leader_epoch: LeaderEpoch(ack.leader_epoch),
+                durable_end: Offset(ack.durable_end),
+            }));
+        }
+    }
+}
