@@ -87,7 +87,8 @@ impl Broker {
             match id.and_then(|id| image.topic(id)) {
                 Some(topic) => topic,
                 None => {
-                    let message = format!("there is no topic with the id given for '{}'", named.topic);
+                    let message =
+                        format!("there is no topic with the id given for '{}'", named.topic);
                     return unknown(ErrorCode::UnknownTopicId, message);
                 }
             }
@@ -121,7 +122,10 @@ impl Broker {
         self.manager.get(found.id).ok_or_else(|| {
             let message = match found.leader {
                 Some(leader) => {
-                    format!("broker {} leads {}-{}", leader, named.topic, named.partition)
+                    format!(
+                        "broker {} leads {}-{}",
+                        leader, named.topic, named.partition
+                    )
                 }
                 None => format!("{}-{} has no leader now", named.topic, named.partition),
             };
@@ -136,11 +140,16 @@ impl Broker {
             ErrorCode::FencedLeaderEpoch,
             ErrorCode::UnknownLeaderEpoch,
         ];
-        if !about_leadership.iter().any(|code| i32::from(code.number()) == error.code) {
+        if !about_leadership
+            .iter()
+            .any(|code| i32::from(code.number()) == error.code)
+        {
             return;
         }
         let image = self.image.current();
-        let Ok(found) = self.find(&image, partition) else { return };
+        let Ok(found) = self.find(&image, partition) else {
+            return;
+        };
         error.leader = found.leader.and_then(|leader| {
             let broker = image.brokers.get(&leader)?;
             Some(v1::LeaderHint {
@@ -154,7 +163,10 @@ impl Broker {
 
 /// An endpoint on the wire.
 pub fn endpoint(endpoint: &ottla_metadata::Endpoint) -> v1::Endpoint {
-    v1::Endpoint { host: endpoint.host.clone(), port: u32::from(endpoint.port) }
+    v1::Endpoint {
+        host: endpoint.host.clone(),
+        port: u32::from(endpoint.port),
+    }
 }
 
 /// The time that a call may still take: its own `grpc-timeout`, or a default.

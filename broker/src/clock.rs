@@ -12,7 +12,9 @@ pub struct Clock {
 
 impl Clock {
     pub fn start() -> Clock {
-        Clock { origin: std::time::Instant::now() }
+        Clock {
+            origin: std::time::Instant::now(),
+        }
     }
 
     pub fn now(&self) -> Instant {
@@ -21,7 +23,9 @@ impl Clock {
 
     /// The time as records carry it. A clock before 1970 reads as 1970.
     pub fn wall(&self) -> TimestampMs {
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let elapsed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         TimestampMs(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
     }
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ottla_metadata::Endpoint;
-use ottla_model::{DirectoryId, IncarnationId, NodeId};
+use ottla_model::{IncarnationId, NodeId};
+
+use crate::identity::BrokerIdentity;
 
 /// A broker's settings, already checked.
 #[derive(Debug, Clone)]
@@ -12,7 +14,8 @@ pub struct BrokerConfig {
     pub node_id: NodeId,
     /// The broker's own folder within the node's data directory.
     pub data_dir: PathBuf,
-    pub directory_id: DirectoryId,
+    /// Whose directory it is.
+    pub identity: BrokerIdentity,
     /// Random for each run of the process.
     pub incarnation: IncarnationId,
     /// Where clients reach this broker.

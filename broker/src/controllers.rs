@@ -38,7 +38,11 @@ pub struct Controllers {
 impl Controllers {
     pub fn new(endpoints: Vec<(NodeId, Endpoint)>, image: Arc<ImageStore>) -> Controllers {
         let endpoints = endpoints.into_iter().collect();
-        Controllers { endpoints, channels: Mutex::new(BTreeMap::new()), image }
+        Controllers {
+            endpoints,
+            channels: Mutex::new(BTreeMap::new()),
+            image,
+        }
     }
 
     /// All controllers, the one thought active first.
@@ -53,8 +57,10 @@ impl Controllers {
     pub fn client(&self, id: NodeId) -> Option<ControllerClient> {
         let endpoint = self.endpoints.get(&id)?;
         let mut channels = self.channels.lock();
-        let channel =
-            channels.entry(id).or_insert_with(|| internal_channel(endpoint)).clone();
+        let channel = channels
+            .entry(id)
+            .or_insert_with(|| internal_channel(endpoint))
+            .clone();
         drop(channels);
         Some(
             ControllerServiceClient::new(channel)
@@ -75,7 +81,9 @@ impl Controllers {
         let mut last = String::from("none was reachable");
         loop {
             for id in self.in_order() {
-                let Some(client) = self.client(id) else { continue };
+                let Some(client) = self.client(id) else {
+                    continue;
+                };
                 let limit = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
                 match timeout_at(limit, call(client)).await {
                     Ok(Ok(value)) => return Ok(value),
@@ -105,7 +113,10 @@ fn refusal(status: &Status) -> Option<ApiError> {
         Some(error) => Some(error),
         None => match status.code() {
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => None,
-            _ => Some(ApiError::new(ErrorCode::UnknownServerError, status.message())),
+            _ => Some(ApiError::new(
+                ErrorCode::UnknownServerError,
+                status.message(),
+            )),
         },
     }
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use ottla_metadata::{MetadataDelta, MetadataImage, snapshot_from_bytes, snapshot_to_bytes};
 use ottla_model::{MetadataOffset, NodeId};
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
+
+use crate::identity::BrokerIdentity;
 
 /// The file with the last image, in the broker's folder.
 const IMAGE_FILE: &str = "metadata-image";
@@ -30,13 +33,15 @@ pub struct ImageStore {
     changes: broadcast::Sender<ImageChange>,
     applied: watch::Sender<MetadataOffset>,
     active_controller: watch::Sender<Option<NodeId>>,
-    file: PathBuf,
+    dir: PathBuf,
+    /// Whose directory it is; learns the cluster id from the first image.
+    identity: Mutex<BrokerIdentity>,
 }
 
 impl ImageStore {
     /// Opens the copy in `dir`. One that is missing or damaged counts as empty: it is rebuilt from
     /// the controllers.
-    pub fn open(dir: &Path) -> ImageStore {
+    pub fn open(dir: &Path, identity: BrokerIdentity) -> ImageStore {
         let file = dir.join(IMAGE_FILE);
         let image = match std::fs::read(&file) {
             Ok(bytes) => snapshot_from_bytes(&bytes).unwrap_or_else(|error| {
@@ -51,7 +56,8 @@ impl ImageStore {
             changes: broadcast::channel(CHANGES_KEPT).0,
             applied: watch::channel(offset).0,
             active_controller: watch::channel(None).0,
-            file,
+            dir: dir.to_path_buf(),
+            identity: Mutex::new(identity),
         }
     }
 
@@ -101,17 +107,54 @@ impl ImageStore {
         });
     }
 
+    /// The id of the cluster that this directory belongs to, as it is sent; empty before it is
+    /// known.
+    pub fn cluster_text(&self) -> String {
+        self.identity
+            .lock()
+            .cluster_id
+            .map(|id| id.to_string())
+            .unwrap_or_default()
+    }
+
+    /// Refuses an image of another cluster than the directory's; remembers the first one.
+    pub fn check_cluster(&self, image: &MetadataImage) -> Result<(), String> {
+        let Some(id) = image.cluster_id else {
+            return Ok(());
+        };
+        let mut identity = self.identity.lock();
+        match identity.cluster_id {
+            Some(own) if own == id => Ok(()),
+            Some(own) => Err(format!(
+                "the controllers belong to cluster {id}, but this broker's directory {} to {own}",
+                self.dir.display()
+            )),
+            None => {
+                let known = BrokerIdentity {
+                    cluster_id: Some(id),
+                    ..identity.clone()
+                };
+                known.save(&self.dir).map_err(|error| {
+                    format!(
+                        "cannot note the cluster id in {}: {error}",
+                        self.dir.display()
+                    )
+                })?;
+                *identity = known;
+                Ok(())
+            }
+        }
+    }
+
     /// Writes the current image to disk: temporary name, sync, rename, directory sync.
     pub fn save(&self) -> io::Result<()> {
         let bytes = snapshot_to_bytes(&self.current());
-        let temporary = self.file.with_extension("tmp");
+        let path = self.dir.join(IMAGE_FILE);
+        let temporary = path.with_extension("tmp");
         let mut file = std::fs::File::create(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_data()?;
-        std::fs::rename(&temporary, &self.file)?;
-        if let Some(dir) = self.file.parent() {
-            std::fs::File::open(dir)?.sync_all()?;
-        }
-        Ok(())
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(&self.dir)?.sync_all()
     }
 }

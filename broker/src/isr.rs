@@ -74,7 +74,10 @@ impl IsrUpdates {
             for ((id, change), result) in changes.into_iter().zip(results) {
                 if let Some(replica) = manager.get(id) {
                     let partition_epoch = change.partition_epoch;
-                    replica.step(Input::AlterPartitionResult { partition_epoch, result });
+                    replica.step(Input::AlterPartitionResult {
+                        partition_epoch,
+                        result,
+                    });
                 }
             }
         }
@@ -113,13 +116,21 @@ async fn send(
     let answer = controllers
         .call(deadline, |mut client| {
             let request = request.clone();
-            async move { client.alter_partitions(request).await.map(tonic::Response::into_inner) }
+            async move {
+                client
+                    .alter_partitions(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
         })
         .await;
     match answer {
         Ok(response) => {
             let mut results = response.results.iter().map(result_of);
-            changes.iter().map(|_| results.next().unwrap_or(Err(ErrorCode::UnknownServerError))).collect()
+            changes
+                .iter()
+                .map(|_| results.next().unwrap_or(Err(ErrorCode::UnknownServerError)))
+                .collect()
         }
         Err(error) => {
             tracing::warn!(%error, partitions = changes.len(), "the controller did not take ISR changes");
@@ -132,6 +143,8 @@ fn result_of(result: &v1::AlterPartitionResult) -> Result<(), ErrorCode> {
     if result.error_code == 0 {
         return Ok(());
     }
-    let code = i16::try_from(result.error_code).ok().and_then(ErrorCode::from_number);
+    let code = i16::try_from(result.error_code)
+        .ok()
+        .and_then(ErrorCode::from_number);
     Err(code.unwrap_or(ErrorCode::UnknownServerError))
 }

@@ -1,1 +1,26 @@
-//! The broker node: partitions, replication streams and services.
+//! The broker node: holds partitions, serves produce and fetch, replicates with other brokers and
+//! follows the metadata log. A shell: what ISR, high watermark and sequences mean is decided in
+//! `ottla-broker-core`.
+
+pub mod broker;
+mod clock;
+mod config;
+mod controllers;
+pub mod identity;
+mod image;
+mod isr;
+pub mod listener;
+mod manager;
+mod net;
+mod node;
+mod produce;
+mod producer_ids;
+mod registration;
+mod replica;
+mod replication;
+mod rpc;
+mod watcher;
+
+pub use config::BrokerConfig;
+pub use node::{BrokerNode, Fatal};
+pub use rpc::ProbeIdentity;

@@ -43,8 +43,9 @@ const GRPC_PREFACE: &[u8; 4] = b"PRI ";
 
 /// Tells the protocol from a connection's first four bytes.
 pub fn door(first: [u8; 4]) -> Door {
-    const METHODS: [&[u8]; 9] =
-        [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"TRAC", b"PATC"];
+    const METHODS: [&[u8]; 9] = [
+        b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"TRAC", b"PATC",
+    ];
     if &first == GRPC_PREFACE {
         Door::Grpc
     } else if METHODS.contains(&&first[..]) {
@@ -144,11 +145,15 @@ pub async fn accept(
             continue;
         }
         turn = (turn + 1) % servers.len().max(1);
-        let (Some(server), Some(runtime)) = (servers.get(turn), runtimes.get(turn)) else { return };
+        let (Some(server), Some(runtime)) = (servers.get(turn), runtimes.get(turn)) else {
+            return;
+        };
         let server = server.clone();
         let purpose = purpose.clone();
         let open = Arc::clone(&open);
-        let Ok(stream) = stream.into_std() else { continue };
+        let Ok(stream) = stream.into_std() else {
+            continue;
+        };
         runtime.spawn(async move {
             // Registered again with the runtime that will serve it.
             if let Ok(stream) = TcpStream::from_std(stream) {
@@ -199,7 +204,10 @@ async fn first_bytes(stream: &TcpStream) -> Option<[u8; 4]> {
 }
 
 async fn refuse(mut stream: TcpStream, door: Door, purpose: &PortPurpose) {
-    let text = format!("This is the {} port of an Ottla node. {}\n", purpose.name, purpose.hint);
+    let text = format!(
+        "This is the {} port of an Ottla node. {}\n",
+        purpose.name, purpose.hint
+    );
     let answer = match door {
         Door::Http1 => format!(
             "HTTP/1.1 426 Upgrade Required\r\nupgrade: h2c\r\nconnection: close\r\n\
@@ -236,7 +244,11 @@ async fn kafka_refusal(stream: &TcpStream) -> Vec<u8> {
     let peeked = stream.peek(&mut request).await.unwrap_or(0);
     let mut answer = Vec::with_capacity(14);
     answer.extend_from_slice(&10u32.to_be_bytes());
-    answer.extend_from_slice(if peeked == 12 { &request[8..12] } else { &[0; 4] });
+    answer.extend_from_slice(if peeked == 12 {
+        &request[8..12]
+    } else {
+        &[0; 4]
+    });
     answer.extend_from_slice(&35i16.to_be_bytes());
     answer.extend_from_slice(&0u32.to_be_bytes());
     answer

@@ -3,10 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use ottla_broker_core::partition::{
-    Assignment, Input, LogState, Partition, PartitionSetup,
-};
-use ottla_log::{LogError, LogSettings, LogStore};
+use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup};
+use ottla_log::{LogSettings, LogStore};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
 use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
@@ -14,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::BrokerConfig;
 use crate::image::ImageChange;
-use crate::replica::{Replica, ReplicaContext, load_producers};
+use crate::replica::{Replica, ReplicaContext, chain, load_producers};
 
 /// The replicas of one broker.
 pub struct ReplicaManager {
@@ -65,7 +63,9 @@ impl ReplicaManager {
     pub fn flushed(&self, flushed: &[ottla_log::Flushed]) {
         for part in flushed {
             if let Some(replica) = self.get(part.id) {
-                replica.step(Input::Flushed { ticket: part.ticket });
+                replica.step(Input::Flushed {
+                    ticket: part.ticket,
+                });
             }
         }
     }
@@ -77,14 +77,14 @@ impl ReplicaManager {
         match &change.delta {
             None => self.apply_all(image),
             Some(delta) => {
-                for topic in delta.deleted_topics() {
-                    self.remove_topic(topic);
+                for topic in delta.deleted_topics().keys() {
+                    self.remove_topic(*topic);
                 }
-                let mut ids: BTreeSet<_> = delta.changed_partitions().into_iter().collect();
+                let mut ids: BTreeSet<_> = delta.changed_partitions().clone();
                 for topic in delta.changed_topics() {
-                    ids.extend(self.local_partitions_of(topic));
+                    ids.extend(self.local_partitions_of(*topic));
                 }
-                for broker in delta.changed_brokers() {
+                for broker in delta.changed_brokers().iter().copied() {
                     // Who may join the ISR, and where a leader is, may have changed.
                     self.context.leader_links.poke(broker);
                     let with_both = |id: &TopicIdPartition| self.get(*id).is_some();
@@ -122,17 +122,26 @@ impl ReplicaManager {
             match self.store.set_aside(id) {
                 Ok(path) => tracing::warn!(partition = %id, path = %path.display(),
                     "the metadata does not know this log here; it is set aside"),
-                Err(error) => tracing::error!(partition = %id, %error, "cannot set a stray log aside"),
+                Err(error) => {
+                    tracing::error!(partition = %id, %error, "cannot set a stray log aside")
+                }
             }
         }
     }
 
     fn is_placed_here(&self, image: &MetadataImage, id: TopicIdPartition) -> bool {
-        image.partition(id).is_some_and(|partition| partition.replicas.contains(&self.node_id))
+        image
+            .partition(id)
+            .is_some_and(|partition| partition.replicas.contains(&self.node_id))
     }
 
     fn local_partitions_of(&self, topic: ottla_model::TopicId) -> Vec<TopicIdPartition> {
-        self.replicas.read().keys().filter(|id| id.topic == topic).copied().collect()
+        self.replicas
+            .read()
+            .keys()
+            .filter(|id| id.topic == topic)
+            .copied()
+            .collect()
     }
 
     fn remove_topic(&self, topic: ottla_model::TopicId) {
@@ -184,16 +193,19 @@ impl ReplicaManager {
         &self,
         id: TopicIdPartition,
         config: &TopicConfig,
-    ) -> Result<Arc<Replica>, LogError> {
+    ) -> Result<Arc<Replica>, String> {
         if let Some(replica) = self.get(id) {
             return Ok(replica);
         }
-        let log = self.store.get_or_create(id, log_settings(config))?;
+        let log = self
+            .store
+            .get_or_create(id, log_settings(config))
+            .map_err(|error| chain(&error))?;
         let state = LogState {
             log_start: log.log_start(),
             log_end: log.log_end(),
             epochs: log.epochs(),
-            producers: load_producers(&log)?,
+            producers: load_producers(&log).map_err(|error| chain(&error))?,
         };
         let setup = PartitionSetup {
             local: self.node_id,

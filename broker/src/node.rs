@@ -70,7 +70,7 @@ impl BrokerNode {
         let identity = ProbeIdentity {
             node_id: config.node_id,
             incarnation: Some(config.incarnation),
-            directory: config.directory_id,
+            directory: config.identity.directory_id,
             roles: config.roles.clone(),
         };
         let (recovered_sender, recovered) = watch::channel(false);
@@ -83,12 +83,12 @@ impl BrokerNode {
             health: health.clone(),
             fatal: Arc::clone(&fatal),
         };
-        let spawned = std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-            match starter.recover() {
+        let spawned = std::thread::Builder::new()
+            .name("recovery".to_owned())
+            .spawn(move || match starter.recover() {
                 Ok(()) => drop(recovered_sender.send_replace(true)),
                 Err(reason) => (starter.fatal)(reason),
-            }
-        });
+            });
         if let Err(error) = spawned {
             fatal(format!("cannot start the recovery thread: {error}"));
         }
@@ -122,7 +122,10 @@ impl BrokerNode {
 
     /// Adds what other nodes may call.
     pub fn add_internal_services(&self, routes: &mut RoutesBuilder) {
-        let service = ReplicaRpc { cell: self.cell.clone(), identity: self.identity.clone() };
+        let service = ReplicaRpc {
+            cell: self.cell.clone(),
+            identity: self.identity.clone(),
+        };
         routes.add_service(
             ReplicaServiceServer::new(service)
                 .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
@@ -143,10 +146,17 @@ impl BrokerNode {
     pub async fn shutdown(&self) {
         let mut epoch = None;
         if let Some(broker) = self.cell.ready() {
-            self.health.set_service_status("", ServingStatus::NotServing).await;
-            let granted = broker.registration.leave(self.config.shutdown_timeout).await;
+            self.health
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
+            let granted = broker
+                .registration
+                .leave(self.config.shutdown_timeout)
+                .await;
             if !granted {
-                tracing::warn!("the controllers did not release this broker in time; stopping anyway");
+                tracing::warn!(
+                    "the controllers did not release this broker in time; stopping anyway"
+                );
             }
             epoch = broker.registration.epoch();
         }
@@ -157,7 +167,9 @@ impl BrokerNode {
             let stopped = tokio::task::spawn_blocking(move || store.shutdown()).await;
             match stopped {
                 Ok(Ok(())) => self.mark_clean(epoch),
-                Ok(Err(error)) => tracing::error!(error = %chain(&error), "the logs did not close cleanly"),
+                Ok(Err(error)) => {
+                    tracing::error!(error = %chain(&error), "the logs did not close cleanly")
+                }
                 Err(_) => tracing::error!("closing the logs panicked"),
             }
         }
@@ -195,7 +207,9 @@ fn take_clean_epoch(dir: &Path) -> Option<BrokerEpoch> {
     let file = dir.join(CLEAN_SHUTDOWN_FILE);
     let text = std::fs::read_to_string(&file).ok()?;
     std::fs::remove_file(&file).ok()?;
-    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).ok()?;
+    std::fs::File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .ok()?;
     text.trim().parse().ok()
 }
 
@@ -221,9 +235,11 @@ impl Starter {
         let store = self.open_store(&manager_cell)?;
         // Set once, by this thread.
         let _ = self.store.set(Arc::clone(&store));
-        let image = Arc::new(ImageStore::open(dir));
-        let controllers =
-            Arc::new(Controllers::new(config.controllers.clone(), Arc::clone(&image)));
+        let image = Arc::new(ImageStore::open(dir, config.identity.clone()));
+        let controllers = Arc::new(Controllers::new(
+            config.controllers.clone(),
+            Arc::clone(&image),
+        ));
         let registration = Registration::new(config.clone(), take_clean_epoch(dir));
         let registration = Arc::new(registration);
         let leader_links = Arc::new(LeaderLinks::new(self.runtime.clone()));
@@ -240,7 +256,10 @@ impl Starter {
             image: Arc::clone(&image),
             registration: Arc::clone(&registration),
         });
-        manager.apply(&crate::image::ImageChange { image: image.current(), delta: None });
+        manager.apply(&crate::image::ImageChange {
+            image: image.current(),
+            delta: None,
+        });
         let broker = Arc::new(Broker {
             config: config.clone(),
             clock: context.clock,
@@ -276,12 +295,21 @@ impl Starter {
         });
         let fatal = Arc::clone(&self.fatal);
         let failed = Arc::new(move |error: ottla_log::LogError| {
-            fatal(format!("the storage failed, and this node stops acknowledging: {}", chain(&error)));
+            fatal(format!(
+                "the storage failed, and this node stops acknowledging: {}",
+                chain(&error)
+            ));
         });
         let dir = self.config.data_dir.join("log");
-        LogStore::open(Arc::new(RealDisk::new()), &dir, store_config, flushed, failed)
+        LogStore::open(Arc::new(RealDisk), &dir, store_config, flushed, failed)
             .map(Arc::new)
-            .map_err(|error| format!("cannot open the logs in {}: {}", dir.display(), chain(&error)))
+            .map_err(|error| {
+                format!(
+                    "cannot open the logs in {}: {}",
+                    dir.display(),
+                    chain(&error)
+                )
+            })
     }
 
     fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>) {
@@ -316,7 +344,10 @@ impl Starter {
         spawn(self.runtime.spawn(tick(Arc::clone(broker))));
         spawn(self.runtime.spawn(retention(Arc::clone(broker))));
         spawn(self.runtime.spawn(set_strays_aside(Arc::clone(broker))));
-        spawn(self.runtime.spawn(report_health(Arc::clone(broker), self.health.clone())));
+        spawn(
+            self.runtime
+                .spawn(report_health(Arc::clone(broker), self.health.clone())),
+        );
     }
 }
 
@@ -329,7 +360,11 @@ async fn tick(broker: Arc<Broker>) {
         broker.manager.tick();
         if now >= sweep {
             sweep = now + SWEEP;
-            broker.manager.all().iter().for_each(|replica| replica.tick_always());
+            broker
+                .manager
+                .all()
+                .iter()
+                .for_each(|replica| replica.tick_always());
         }
     }
 }
@@ -340,7 +375,10 @@ async fn retention(broker: Arc<Broker>) {
     loop {
         ticks.tick().await;
         let manager = Arc::clone(&broker.manager);
-        if tokio::task::spawn_blocking(move || manager.apply_retention()).await.is_err() {
+        if tokio::task::spawn_blocking(move || manager.apply_retention())
+            .await
+            .is_err()
+        {
             tracing::error!("retention panicked");
         }
     }
@@ -355,10 +393,16 @@ async fn set_strays_aside(broker: Arc<Broker>) {
         Err(_) => return,
     };
     let Some(epoch) = epoch else { return };
-    broker.image.wait_for(ottla_model::MetadataOffset(epoch.0).next()).await;
+    broker
+        .image
+        .wait_for(ottla_model::MetadataOffset(epoch.0).next())
+        .await;
     let manager = Arc::clone(&broker.manager);
     let image = broker.image.current();
-    if tokio::task::spawn_blocking(move || manager.set_strays_aside(&image)).await.is_err() {
+    if tokio::task::spawn_blocking(move || manager.set_strays_aside(&image))
+        .await
+        .is_err()
+    {
         tracing::error!("setting stray logs aside panicked");
     }
 }
@@ -371,10 +415,17 @@ async fn report_health(broker: Arc<Broker>, health: HealthReporter) {
             let standing = standing.borrow_and_update();
             !standing.fenced && standing.epoch.is_some()
         };
-        let status =
-            if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "ottla.v1.LogService", "ottla.v1.AdminService", "ottla.v1.ClusterService"]
-        {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in [
+            "",
+            "ottla.v1.LogService",
+            "ottla.v1.AdminService",
+            "ottla.v1.ClusterService",
+        ] {
             health.set_service_status(service, status).await;
         }
         if standing.changed().await.is_err() {

@@ -51,9 +51,20 @@ impl PendingProduce {
                 ..Default::default()
             })
             .collect();
-        let response = v1::ProduceResponse { request_id, results };
-        let state = State { response, missing, responder: Some(responder), permits };
-        PendingProduce { state: Mutex::new(state), explain }
+        let response = v1::ProduceResponse {
+            request_id,
+            results,
+        };
+        let state = State {
+            response,
+            missing,
+            responder: Some(responder),
+            permits,
+        };
+        PendingProduce {
+            state: Mutex::new(state),
+            explain,
+        }
     }
 
     /// Sets the result of one partition.

@@ -22,7 +22,11 @@ pub struct ProducerIds {
 
 impl ProducerIds {
     pub fn new(controllers: Arc<Controllers>, registration: Arc<Registration>) -> ProducerIds {
-        ProducerIds { controllers, registration, block: Mutex::new((0, 0)) }
+        ProducerIds {
+            controllers,
+            registration,
+            block: Mutex::new((0, 0)),
+        }
     }
 
     /// An id that nobody else gets.
@@ -44,9 +48,15 @@ impl ProducerIds {
         let response = self
             .controllers
             .call(deadline, |mut client| async move {
-                client.allocate_producer_ids(request).await.map(tonic::Response::into_inner)
+                client
+                    .allocate_producer_ids(request)
+                    .await
+                    .map(tonic::Response::into_inner)
             })
             .await?;
-        Ok((response.first_producer_id, response.first_producer_id + response.count))
+        Ok((
+            response.first_producer_id,
+            response.first_producer_id + response.count,
+        ))
     }
 }

@@ -57,7 +57,10 @@ enum Ended {
 impl Registration {
     /// `previous_epoch` is the epoch of the last run, if it ended cleanly.
     pub fn new(config: BrokerConfig, previous_epoch: Option<BrokerEpoch>) -> Registration {
-        let fenced = Standing { fenced: true, ..Standing::default() };
+        let fenced = Standing {
+            fenced: true,
+            ..Standing::default()
+        };
         Registration {
             config,
             previous_epoch,
@@ -104,7 +107,8 @@ impl Registration {
         loop {
             for id in controllers.in_order() {
                 let ended = self.serve(id, &controllers, &image).await;
-                self.standing.send_modify(|standing| standing.connected = false);
+                self.standing
+                    .send_modify(|standing| standing.connected = false);
                 match ended {
                     Ended::NotActive(Some(active)) if active != id => {
                         image.set_active_controller(Some(active));
@@ -129,13 +133,20 @@ impl Registration {
 
     /// One control stream with one controller, until it ends.
     async fn serve(&self, id: NodeId, controllers: &Controllers, image: &ImageStore) -> Ended {
-        let Some(mut client) = controllers.client(id) else { return Ended::NotActive(None) };
+        let Some(mut client) = controllers.client(id) else {
+            return Ended::NotActive(None);
+        };
         let (sender, receiver) = mpsc::channel(16);
         let first = Say::Registration(self.message(image));
         // The channel is new and has room.
-        let _ = sender.try_send(v1::ControlRequest { message: Some(first) });
+        let _ = sender.try_send(v1::ControlRequest {
+            message: Some(first),
+        });
         let open = async {
-            let mut stream = client.control(ReceiverStream::new(receiver)).await?.into_inner();
+            let mut stream = client
+                .control(ReceiverStream::new(receiver))
+                .await?
+                .into_inner();
             let answer = stream.message().await?;
             Ok::<_, Status>((stream, answer))
         };
@@ -168,14 +179,10 @@ impl Registration {
             port: u32::from(endpoint.port),
         };
         v1::BrokerRegistration {
-            cluster_id: image
-                .current()
-                .cluster_id
-                .map(|id| id.to_string())
-                .unwrap_or_default(),
+            cluster_id: image.cluster_text(),
             broker_id: config.node_id.0,
             incarnation_id: Bytes::copy_from_slice(config.incarnation.as_bytes()),
-            directory_id: Bytes::copy_from_slice(config.directory_id.as_bytes()),
+            directory_id: Bytes::copy_from_slice(config.identity.directory_id.as_bytes()),
             client_endpoint: Some(endpoint(&config.client_endpoint)),
             internal_endpoint: Some(endpoint(&config.internal_endpoint)),
             rack: config.rack.clone().unwrap_or_default(),
@@ -262,5 +269,8 @@ impl Registration {
 
 /// Whether a refusal will not go away by waiting.
 pub fn is_final(error: &ApiError) -> bool {
-    matches!(error.code, ErrorCode::InconsistentClusterId | ErrorCode::InvalidRequest)
+    matches!(
+        error.code,
+        ErrorCode::InconsistentClusterId | ErrorCode::InvalidRequest
+    )
 }

@@ -56,10 +56,15 @@ impl Watcher {
     }
 
     async fn watch(&self, id: NodeId) -> Result<(), Status> {
-        let Some(mut client) = self.controllers.client(id) else { return Ok(()) };
+        let Some(mut client) = self.controllers.client(id) else {
+            return Ok(());
+        };
         let image = self.image.current();
         let request = v1::WatchMetadataRequest {
-            cluster_id: image.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+            cluster_id: image
+                .cluster_id
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
             node_id: self.node_id.0,
             from_offset: image.offset.0,
         };
@@ -80,7 +85,9 @@ impl Watcher {
             let message = timeout(SILENCE_MAX, stream.message())
                 .await
                 .map_err(|_| Status::deadline_exceeded("the controller is silent"))??;
-            let Some(message) = message else { return Ok(()) };
+            let Some(message) = message else {
+                return Ok(());
+            };
             let active = message.active_controller_id.map(NodeId);
             if active.is_some() {
                 self.image.set_active_controller(active);
@@ -129,8 +136,11 @@ impl Watcher {
             delta.replay(&record).map_err(|error| malformed(&error))?;
         }
         let image = Arc::new(delta.apply());
-        self.apply(ImageChange { image, delta: Some(Arc::new(delta)) }).await;
-        Ok(())
+        self.apply(ImageChange {
+            image,
+            delta: Some(Arc::new(delta)),
+        })
+        .await
     }
 
     async fn take_snapshot(&self, rows: Vec<Bytes>) -> Result<(), Status> {
@@ -139,12 +149,18 @@ impl Watcher {
         if image.offset < self.image.current().offset {
             return Err(Status::internal("the snapshot is older than what is known"));
         }
-        self.apply(ImageChange { image: Arc::new(image), delta: None }).await;
-        Ok(())
+        self.apply(ImageChange {
+            image: Arc::new(image),
+            delta: None,
+        })
+        .await
     }
 
     /// The replicas first, then everybody else.
-    async fn apply(&self, change: ImageChange) {
+    async fn apply(&self, change: ImageChange) -> Result<(), Status> {
+        self.image
+            .check_cluster(&change.image)
+            .map_err(Status::failed_precondition)?;
         let manager = Arc::clone(&self.manager);
         let image = Arc::clone(&self.image);
         let applied = tokio::task::spawn_blocking(move || {
@@ -154,6 +170,7 @@ impl Watcher {
         if applied.await.is_err() {
             tracing::error!("applying metadata panicked");
         }
+        Ok(())
     }
 }
 

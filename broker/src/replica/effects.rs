@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ottla_broker_core::partition::{Effect, Input, ProduceAck, ProduceError, Stamp};
 use ottla_broker_core::producers::Producers;
-use ottla_log::{LogError, PartitionLog};
+use ottla_log::{PartitionLog, ReadError};
 use ottla_model::LeaderEpoch;
 use ottla_model::batch::stamp;
 
@@ -28,7 +28,11 @@ impl Replica {
         let mut reload = false;
         for effect in effects.iter_mut() {
             let done = match effect {
-                Effect::Append { ticket, batches, stamp } => {
+                Effect::Append {
+                    ticket,
+                    batches,
+                    stamp,
+                } => {
                     let bytes = std::mem::take(batches);
                     let bytes = match stamp {
                         Some(stamp) => stamped(bytes, stamp),
@@ -61,7 +65,9 @@ impl Replica {
             Ok(producers) => {
                 let mut none = Vec::new();
                 let now = self.context.clock.now();
-                inner.core.step(now, Input::ProducersReloaded(producers), &mut none);
+                inner
+                    .core
+                    .step(now, Input::ProducersReloaded(producers), &mut none);
                 debug_assert!(none.is_empty(), "a reload decides nothing: {none:?}");
             }
             Err(error) => self.storage_failed(&error),
@@ -79,7 +85,11 @@ impl Replica {
             if let Effect::Reply { reply, result } = effect
                 && let Some((pending, index)) = inner.replies.remove(reply)
             {
-                due.push(DueReply { pending, index, result: result.clone() });
+                due.push(DueReply {
+                    pending,
+                    index,
+                    result: *result,
+                });
             }
         }
         due
@@ -104,7 +114,9 @@ impl Replica {
                     links.iter().for_each(|link| link.data_added(self.id));
                 }
                 Effect::HighWatermarkAdvanced { .. } => {
-                    links.iter().for_each(|link| link.positions_changed(self.id));
+                    links
+                        .iter()
+                        .for_each(|link| link.positions_changed(self.id));
                     self.wake_waiters();
                 }
                 Effect::StartFollower { follower, from } => {
@@ -112,7 +124,11 @@ impl Replica {
                         link.start(self.id, leader_epoch, from);
                     }
                 }
-                Effect::Diverged { follower, epoch, end_offset } => {
+                Effect::Diverged {
+                    follower,
+                    epoch,
+                    end_offset,
+                } => {
                     if let Some(link) = link_of(follower) {
                         link.diverged(self.id, leader_epoch, epoch, end_offset);
                     }
@@ -122,17 +138,31 @@ impl Replica {
                         link.refused(self.id, leader_epoch, error);
                     }
                 }
-                Effect::AlterPartition { leader_epoch, partition_epoch, isr } => {
+                Effect::AlterPartition {
+                    leader_epoch,
+                    partition_epoch,
+                    isr,
+                } => {
                     self.context.isr.request(
                         self.id,
-                        IsrChange { leader_epoch, partition_epoch, isr },
+                        IsrChange {
+                            leader_epoch,
+                            partition_epoch,
+                            isr,
+                        },
                     );
                 }
                 Effect::SendState { leader, state } => {
                     self.context.leader_links.send_state(leader, self.id, state);
                 }
-                Effect::SendAck { leader, leader_epoch, durable_end } => {
-                    self.context.leader_links.send_ack(leader, self.id, leader_epoch, durable_end);
+                Effect::SendAck {
+                    leader,
+                    leader_epoch,
+                    durable_end,
+                } => {
+                    self.context
+                        .leader_links
+                        .send_ack(leader, self.id, leader_epoch, durable_end);
                 }
                 Effect::Append { stamp: None, .. }
                 | Effect::Truncate { .. }
@@ -148,13 +178,20 @@ impl Replica {
 /// The batch with the leader's stamp. One copy: the bytes that came in are shared with the
 /// connection's buffer.
 fn stamped(batch: Bytes, place: &Stamp) -> Bytes {
-    let mut bytes = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    stamp(&mut bytes, place.base_offset, place.leader_epoch, place.append_time);
+    let mut bytes = batch
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    stamp(
+        &mut bytes,
+        place.base_offset,
+        place.leader_epoch,
+        place.append_time,
+    );
     bytes.freeze()
 }
 
 /// The producers' state, rebuilt from the batches of a log.
-pub fn load_producers(log: &PartitionLog) -> Result<Producers, LogError> {
+pub fn load_producers(log: &PartitionLog) -> Result<Producers, ReadError> {
     let mut producers = Producers::default();
     log.for_each_header(log.log_start(), &mut |header| producers.observe(header))?;
     Ok(producers)

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use effects::{chain, load_producers};
-pub use read::{FollowerRead, end_of};
+pub use read::FollowerRead;
 
 use crate::clock::Clock;
 use crate::isr::IsrUpdates;
@@ -116,7 +116,11 @@ impl Replica {
     pub fn produce(&self, input: ProduceInput, pending: &Arc<PendingProduce>, index: usize) {
         if !self.writable.load(Ordering::Acquire) {
             let error = ErrorCode::NotLeaderOrFollower;
-            pending.fail(index, error, "this broker is not registered with the controllers yet");
+            pending.fail(
+                index,
+                error,
+                "this broker is not registered with the controllers yet",
+            );
             return;
         }
         let now = self.context.clock.now();
@@ -167,8 +171,10 @@ impl Replica {
     pub fn follower_gone(&self, link: &Arc<FollowerLink>) {
         let mut inner = self.inner.lock();
         let follower = link.follower();
-        let is_current =
-            inner.followers.get(&follower).is_some_and(|current| Arc::ptr_eq(current, link));
+        let is_current = inner
+            .followers
+            .get(&follower)
+            .is_some_and(|current| Arc::ptr_eq(current, link));
         if !is_current {
             return;
         }
@@ -182,7 +188,11 @@ impl Replica {
         let replies = std::mem::take(&mut self.inner.lock().replies);
         for (pending, index) in replies.into_values() {
             let error = ErrorCode::NotLeaderOrFollower;
-            pending.fail(index, error, "the partition was deleted or moved away from this broker");
+            pending.fail(
+                index,
+                error,
+                "the partition was deleted or moved away from this broker",
+            );
         }
         self.writable.store(false, Ordering::Release);
         self.wake_waiters();
@@ -191,13 +201,17 @@ impl Replica {
     /// Ticks the core if it asked to be by now.
     pub fn tick(&self, now: Instant) {
         if self.deadline.load(Ordering::Relaxed) <= now.0 {
-            self.step(Input::Tick { wall_ms: self.context.clock.wall() });
+            self.step(Input::Tick {
+                wall_ms: self.context.clock.wall(),
+            });
         }
     }
 
     /// Lets the core forget what is too old, whether or not it asked to be ticked.
     pub fn tick_always(&self) {
-        self.step(Input::Tick { wall_ms: self.context.clock.wall() });
+        self.step(Input::Tick {
+            wall_ms: self.context.clock.wall(),
+        });
     }
 
     /// What a consumer may read now.
@@ -231,7 +245,10 @@ impl Replica {
     /// Those followers' streams that the effects concern.
     fn links_to_wake(&self, inner: &Inner, effects: &[Effect]) -> Vec<Arc<FollowerLink>> {
         let concerns_all = effects.iter().any(|effect| {
-            matches!(effect, Effect::Append { .. } | Effect::HighWatermarkAdvanced { .. })
+            matches!(
+                effect,
+                Effect::Append { .. } | Effect::HighWatermarkAdvanced { .. }
+            )
         });
         if concerns_all {
             return inner.followers.values().cloned().collect();

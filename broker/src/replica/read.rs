@@ -13,7 +13,12 @@ pub enum FollowerRead {
     /// This broker no longer leads in that epoch: nothing may be sent.
     Stale,
     /// The batches (perhaps none), where they end, and the positions to tell with them.
-    Data { batches: Vec<Bytes>, next: Offset, high_watermark: Offset, log_start: Offset },
+    Data {
+        batches: Vec<Bytes>,
+        next: Offset,
+        high_watermark: Offset,
+        log_start: Offset,
+    },
     /// The batches are on disk: read them where blocking is allowed.
     OnDisk,
 }
@@ -49,7 +54,12 @@ impl Replica {
             return match self.log.read(from, limit, max_bytes)? {
                 ReadOutcome::Cached(batches) => {
                     let next = end_of(&batches).unwrap_or(from);
-                    Ok(FollowerRead::Data { batches, next, high_watermark, log_start })
+                    Ok(FollowerRead::Data {
+                        batches,
+                        next,
+                        high_watermark,
+                        log_start,
+                    })
                 }
                 ReadOutcome::OnDisk => Ok(FollowerRead::OnDisk),
             };
@@ -61,7 +71,12 @@ impl Replica {
             return Ok(FollowerRead::Stale);
         }
         let next = end_of(&batches).unwrap_or(from);
-        Ok(FollowerRead::Data { batches, next, high_watermark, log_start })
+        Ok(FollowerRead::Data {
+            batches,
+            next,
+            high_watermark,
+            log_start,
+        })
     }
 }
 

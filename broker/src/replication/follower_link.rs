@@ -62,8 +62,12 @@ impl FollowerLink {
     /// The logs match up to `from`: push from there.
     pub fn start(&self, id: TopicIdPartition, epoch: LeaderEpoch, from: Offset) {
         let none = Offset(-1);
-        let cursor =
-            Cursor { epoch, next: from, sent_high_watermark: none, sent_log_start: none };
+        let cursor = Cursor {
+            epoch,
+            next: from,
+            sent_high_watermark: none,
+            sent_log_start: none,
+        };
         let mut state = self.state.lock();
         state.cursors.insert(id, cursor);
         state.due.insert(id);
@@ -79,16 +83,27 @@ impl FollowerLink {
         epoch: LeaderEpoch,
         end_offset: Offset,
     ) {
-        let divergence = v1::ReplicaDivergence { epoch: epoch.0, end_offset: end_offset.0 };
-        let notice =
-            v1::ReplicaData { divergence: Some(divergence), ..item(id, leader_epoch) };
+        let divergence = v1::ReplicaDivergence {
+            epoch: epoch.0,
+            end_offset: end_offset.0,
+        };
+        let notice = v1::ReplicaData {
+            divergence: Some(divergence),
+            ..item(id, leader_epoch)
+        };
         self.notice(id, notice);
     }
 
     /// The leader will not be followed here.
     pub fn refused(&self, id: TopicIdPartition, leader_epoch: LeaderEpoch, error: ErrorCode) {
         let error_code = i32::from(error.number());
-        self.notice(id, v1::ReplicaData { error_code, ..item(id, leader_epoch) });
+        self.notice(
+            id,
+            v1::ReplicaData {
+                error_code,
+                ..item(id, leader_epoch)
+            },
+        );
     }
 
     fn notice(&self, id: TopicIdPartition, notice: v1::ReplicaData) {
@@ -143,9 +158,14 @@ impl FollowerLink {
         loop {
             let (notices, due) = {
                 let mut state = self.state.lock();
-                (std::mem::take(&mut state.notices), std::mem::take(&mut state.due))
+                (
+                    std::mem::take(&mut state.notices),
+                    std::mem::take(&mut state.due),
+                )
             };
-            let mut message = v1::ReplicateResponse { partitions: notices };
+            let mut message = v1::ReplicateResponse {
+                partitions: notices,
+            };
             self.fill(manager, due, &mut message).await;
             if !message.partitions.is_empty() {
                 return message;
@@ -164,15 +184,25 @@ impl FollowerLink {
     ) {
         let mut room = REPLICATION_MESSAGE_BYTES;
         for id in due {
-            let Some(cursor) = self.state.lock().cursors.get(&id).copied() else { continue };
-            let Some(replica) = manager.get(id) else { continue };
+            let Some(cursor) = self.state.lock().cursors.get(&id).copied() else {
+                continue;
+            };
+            let Some(replica) = manager.get(id) else {
+                continue;
+            };
             // A first batch larger than the window still goes, alone; otherwise it never would.
             let max_bytes = room.min(self.window());
             let Some(read) = read(&replica, cursor, max_bytes).await else {
                 self.stop(id);
                 continue;
             };
-            let FollowerRead::Data { batches, next, high_watermark, log_start } = read else {
+            let FollowerRead::Data {
+                batches,
+                next,
+                high_watermark,
+                log_start,
+            } = read
+            else {
                 self.stop(id);
                 continue;
             };
@@ -183,7 +213,8 @@ impl FollowerLink {
                 || log_start != cursor.sent_log_start;
             if is_news && self.advance(id, &cursor, next, high_watermark, log_start, has_more) {
                 room = room.saturating_sub(bytes.len() + ITEM_OVERHEAD);
-                self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+                self.sent_bytes
+                    .fetch_add(bytes.len() as u64, Ordering::AcqRel);
                 message.partitions.push(v1::ReplicaData {
                     high_watermark: high_watermark.0,
                     log_start_offset: log_start.0,
@@ -207,7 +238,9 @@ impl FollowerLink {
         has_more: bool,
     ) -> bool {
         let mut state = self.state.lock();
-        let Some(cursor) = state.cursors.get_mut(&id) else { return false };
+        let Some(cursor) = state.cursors.get_mut(&id) else {
+            return false;
+        };
         if cursor.epoch != read.epoch
             || cursor.next != read.next
             || cursor.sent_high_watermark != read.sent_high_watermark
@@ -259,6 +292,8 @@ fn joined(batches: Vec<Bytes>) -> Bytes {
         return batches.into_iter().next().unwrap_or_default();
     }
     let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
-    batches.iter().for_each(|batch| all.extend_from_slice(batch));
+    batches
+        .iter()
+        .for_each(|batch| all.extend_from_slice(batch));
     all.freeze()
 }

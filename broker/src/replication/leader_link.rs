@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_broker_core::partition::{Input, LeaderData, FollowerPosition};
+use ottla_broker_core::partition::{FollowerPosition, Input, LeaderData};
 use ottla_model::batch::{BatchError, BatchHeader, next_batch, validate_batch};
 use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
@@ -169,12 +169,19 @@ impl LeaderLink {
     async fn stream(self: &Arc<Self>, context: &Arc<LinkContext>) -> Result<(), Status> {
         let image = context.image.current();
         let unavailable = Status::unavailable;
-        let broker =
-            image.brokers.get(&self.leader).ok_or_else(|| unavailable("the leader is unknown"))?;
-        let epoch =
-            context.registration.epoch().ok_or_else(|| unavailable("not registered yet"))?;
+        let broker = image
+            .brokers
+            .get(&self.leader)
+            .ok_or_else(|| unavailable("the leader is unknown"))?;
+        let epoch = context
+            .registration
+            .epoch()
+            .ok_or_else(|| unavailable("not registered yet"))?;
         let hello = v1::ReplicateHello {
-            cluster_id: image.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+            cluster_id: image
+                .cluster_id
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
             broker_id: context.registration.node_id().0,
             broker_epoch: epoch.0,
             leader_id: self.leader.0,
@@ -189,7 +196,9 @@ impl LeaderLink {
             .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??
             .into_inner();
         self.connected.store(true, Ordering::Release);
-        self.for_each_replica(context, || Input::LeaderConnected { leader: self.leader });
+        self.for_each_replica(context, || Input::LeaderConnected {
+            leader: self.leader,
+        });
         while !self.is_stopped() {
             // A registration anew means a new broker epoch, which the stream must carry.
             if context.registration.epoch() != Some(epoch) {
@@ -199,7 +208,9 @@ impl LeaderLink {
                 message = incoming.message() => message?,
                 () = self.poke.notified() => continue,
             };
-            let Some(message) = message else { return Ok(()) };
+            let Some(message) = message else {
+                return Ok(());
+            };
             for data in message.partitions {
                 self.take_in(context, data);
             }
@@ -239,8 +250,16 @@ impl LeaderLink {
         drop(outbox);
         Some(v1::ReplicateRequest {
             hello: None,
-            states: taken.states.iter().map(|(id, state)| state_message(*id, state)).collect(),
-            acks: taken.acks.iter().map(|(id, ack)| ack_message(*id, *ack)).collect(),
+            states: taken
+                .states
+                .iter()
+                .map(|(id, state)| state_message(*id, state))
+                .collect(),
+            acks: taken
+                .acks
+                .iter()
+                .map(|(id, ack)| ack_message(*id, *ack))
+                .collect(),
             stops: taken.stops.iter().map(|id| stop_message(*id)).collect(),
             received_bytes: received,
         })
@@ -264,7 +283,9 @@ impl LeaderLink {
         if !self.partitions.lock().contains(&id) {
             return;
         }
-        let Some(replica) = context.manager.get(id) else { return };
+        let Some(replica) = context.manager.get(id) else {
+            return;
+        };
         let leader_epoch = LeaderEpoch(data.leader_epoch);
         if let Some(divergence) = data.divergence {
             replica.step(Input::LeaderDiverged {
@@ -275,9 +296,14 @@ impl LeaderLink {
             return;
         }
         if data.error_code != 0 {
-            let code = i16::try_from(data.error_code).ok().and_then(ErrorCode::from_number);
+            let code = i16::try_from(data.error_code)
+                .ok()
+                .and_then(ErrorCode::from_number);
             let error = code.unwrap_or(ErrorCode::UnknownServerError);
-            replica.step(Input::LeaderRefused { leader_epoch, error });
+            replica.step(Input::LeaderRefused {
+                leader_epoch,
+                error,
+            });
             return;
         }
         match headers_of(&data.batches) {
@@ -337,5 +363,8 @@ fn ack_message(id: TopicIdPartition, (epoch, end): (LeaderEpoch, Offset)) -> v1:
 }
 
 fn stop_message(id: TopicIdPartition) -> v1::ReplicaStop {
-    v1::ReplicaStop { topic_id: id_bytes(id), partition: id.partition.0 }
+    v1::ReplicaStop {
+        topic_id: id_bytes(id),
+        partition: id.partition.0,
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ottla_broker_core::partition::{Input, FollowerPosition};
+use ottla_broker_core::partition::{FollowerPosition, Input};
 use ottla_model::{LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -67,7 +67,9 @@ impl LeaderLinks {
 
     fn unfollow(&self, id: TopicIdPartition, leader: NodeId) {
         let mut links = self.links.lock();
-        let Some(link) = links.get(&leader) else { return };
+        let Some(link) = links.get(&leader) else {
+            return;
+        };
         if link.remove(id) {
             link.stop();
             links.remove(&leader);
@@ -82,7 +84,8 @@ impl LeaderLinks {
         let link = Arc::new(LeaderLink::new(leader));
         links.insert(leader, Arc::clone(&link));
         if let Some(context) = self.context.get() {
-            self.runtime.spawn(Arc::clone(&link).run(Arc::clone(context)));
+            self.runtime
+                .spawn(Arc::clone(&link).run(Arc::clone(context)));
         }
         link
     }

@@ -34,7 +34,9 @@ impl AdminRpc {
         let broker = self.0.get()?;
         let patience = time_left(request, DEFAULT_PATIENCE);
         let deadline = Instant::now() + patience.saturating_sub(MARGIN);
-        decide(broker, deadline, ask).await.map_err(|error| to_status(&error))
+        decide(broker, deadline, ask)
+            .await
+            .map_err(|error| to_status(&error))
     }
 }
 
@@ -59,7 +61,9 @@ async fn decide(broker: &Broker, deadline: Instant, ask: Ask) -> Result<Answer, 
             return Err(ApiError::new(ErrorCode::UnknownServerError, message));
         }
     };
-    let known = broker.image.wait_for(MetadataOffset(response.metadata_offset));
+    let known = broker
+        .image
+        .wait_for(MetadataOffset(response.metadata_offset));
     // Decided all the same; this broker only learns of it a little later.
     let _ = timeout_at(deadline, known).await;
     Ok(answer)
@@ -96,7 +100,9 @@ impl AdminService for AdminRpc {
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let broker = self.0.get()?;
         let name = request.into_inner().name;
-        describe_topic(broker, &name).map(Response::new).map_err(|error| to_status(&error))
+        describe_topic(broker, &name)
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
     }
 
     async fn alter_topic(
@@ -161,7 +167,10 @@ impl AdminService for AdminRpc {
         let response = broker
             .controllers
             .call(deadline, |mut client| async move {
-                client.inspect_quorum(v1::InspectQuorumRequest {}).await.map(Response::into_inner)
+                client
+                    .inspect_quorum(v1::InspectQuorumRequest {})
+                    .await
+                    .map(Response::into_inner)
             })
             .await
             .map_err(|error| to_status(&error))?;
@@ -188,8 +197,11 @@ fn list_topics(broker: &Broker, request: &v1::ListTopicsRequest) -> v1::ListTopi
         Some(last) if has_more => last.name.to_string(),
         _ => String::new(),
     };
-    let topics = topics.into_iter().map(|topic| view::topic_summary(topic)).collect();
-    v1::ListTopicsResponse { topics, next_page_token }
+    let topics = topics.into_iter().map(view::topic_summary).collect();
+    v1::ListTopicsResponse {
+        topics,
+        next_page_token,
+    }
 }
 
 fn describe_topic(broker: &Broker, name: &str) -> Result<v1::DescribeTopicResponse, ApiError> {
@@ -211,7 +223,10 @@ fn describe_topic(broker: &Broker, name: &str) -> Result<v1::DescribeTopicRespon
             }
         })
         .collect();
-    Ok(v1::DescribeTopicResponse { topic: Some(view::topic(&image, topic)), configs })
+    Ok(v1::DescribeTopicResponse {
+        topic: Some(view::topic(&image, topic)),
+        configs,
+    })
 }
 
 fn describe_broker(broker: &Broker) -> v1::DescribeBrokerResponse {
@@ -221,7 +236,9 @@ fn describe_broker(broker: &Broker) -> v1::DescribeBrokerResponse {
         .all()
         .into_iter()
         .map(|replica| {
-            let topic = image.topic(replica.id.topic).map(|topic| topic.name.to_string());
+            let topic = image
+                .topic(replica.id.topic)
+                .map(|topic| topic.name.to_string());
             let size_bytes = replica.log.size_bytes();
             replica.with_core(|core| v1::ReplicaView {
                 partition: Some(v1::TopicPartition {
@@ -239,10 +256,16 @@ fn describe_broker(broker: &Broker) -> v1::DescribeBrokerResponse {
         })
         .collect();
     replicas.sort_by_key(|replica| {
-        replica.partition.as_ref().map(|named| (named.topic.clone(), named.partition))
+        replica
+            .partition
+            .as_ref()
+            .map(|named| (named.topic.clone(), named.partition))
     });
     v1::DescribeBrokerResponse {
-        broker: image.brokers.get(&broker.config.node_id).map(view::broker_view),
+        broker: image
+            .brokers
+            .get(&broker.config.node_id)
+            .map(view::broker_view),
         roles: broker.config.roles.clone(),
         data_dir: broker.config.data_dir.display().to_string(),
         replicas,

@@ -37,7 +37,9 @@ impl ClusterService for ClusterRpc {
         if !request.without_topics {
             cluster.topics = all_topics(&image, &request.topics);
         }
-        Ok(Response::new(v1::DescribeClusterResponse { cluster: Some(cluster) }))
+        Ok(Response::new(v1::DescribeClusterResponse {
+            cluster: Some(cluster),
+        }))
     }
 
     async fn watch_cluster(
@@ -91,15 +93,23 @@ fn watch(
 fn everything(broker: &Broker, wanted: &[String]) -> v1::WatchClusterResponse {
     let image = broker.image.current();
     let topics = all_topics(&image, wanted);
-    let change = v1::ClusterView { topics, ..view::cluster(broker, &image) };
-    v1::WatchClusterResponse { change: Some(change), deleted_topic_ids: Vec::new() }
+    let change = v1::ClusterView {
+        topics,
+        ..view::cluster(broker, &image)
+    };
+    v1::WatchClusterResponse {
+        change: Some(change),
+        deleted_topic_ids: Vec::new(),
+    }
 }
 
 fn changed(broker: &Broker, wanted: &[String], change: &ImageChange) -> v1::WatchClusterResponse {
-    let Some(delta) = &change.delta else { return everything(broker, wanted) };
+    let Some(delta) = &change.delta else {
+        return everything(broker, wanted);
+    };
     let image = &change.image;
-    let mut ids: BTreeSet<TopicId> = delta.changed_topics().into_iter().collect();
-    ids.extend(delta.changed_partitions().into_iter().map(|id| id.topic));
+    let mut ids: BTreeSet<TopicId> = delta.changed_topics().clone();
+    ids.extend(delta.changed_partitions().iter().map(|id| id.topic));
     let topics = ids
         .into_iter()
         .filter_map(|id| image.topic(id))
@@ -107,10 +117,13 @@ fn changed(broker: &Broker, wanted: &[String], change: &ImageChange) -> v1::Watc
         .map(|topic| view::topic(image, topic))
         .collect();
     v1::WatchClusterResponse {
-        change: Some(v1::ClusterView { topics, ..view::cluster(broker, image) }),
+        change: Some(v1::ClusterView {
+            topics,
+            ..view::cluster(broker, image)
+        }),
         deleted_topic_ids: delta
             .deleted_topics()
-            .into_iter()
+            .keys()
             .map(|id| Bytes::copy_from_slice(id.as_bytes()))
             .collect(),
     }

@@ -91,7 +91,10 @@ pub async fn fetch(
         let failed = results.iter().any(|result| result.error.is_some());
         let out_of_time = Instant::now() >= deadline;
         if failed || read_bytes >= min_bytes || room == 0 || out_of_time {
-            return Ok(v1::FetchResponse { request_id: request.request_id, results });
+            return Ok(v1::FetchResponse {
+                request_id: request.request_id,
+                results,
+            });
         }
         // On the deadline the loop reads once more and answers with what there is.
         let _ = timeout_at(deadline, changed.notified()).await;
@@ -152,7 +155,11 @@ fn find<'a>(
 fn refusal(broker: &Broker, named: &v1::TopicPartition, error: &ApiError) -> v1::FetchResult {
     let mut error = v1::Error::from(error);
     broker.add_leader_hint(named, &mut error);
-    v1::FetchResult { partition: Some(named.clone()), error: Some(error), ..Default::default() }
+    v1::FetchResult {
+        partition: Some(named.clone()),
+        error: Some(error),
+        ..Default::default()
+    }
 }
 
 /// Reads one partition. A first batch larger than the room comes whole, so that a consumer always
@@ -170,28 +177,36 @@ async fn read(broker: &Broker, target: &Target<'_>, room: usize, first: bool) ->
     };
     let positions = v1::FetchResult {
         partition: Some(target.named.clone()),
-        high_watermark: bounds.high_watermark.0,
+        high_watermark: bounds.limit.0,
         log_start_offset: bounds.log_start.0,
         ..Default::default()
     };
-    if target.offset < bounds.log_start || target.offset > bounds.high_watermark {
+    if target.offset < bounds.log_start || target.offset > bounds.log_end {
         let message = format!(
             "offset {} of {}-{} is out of range: the log holds offsets {} to {}",
             target.offset,
             target.named.topic,
             target.named.partition,
             bounds.log_start,
-            bounds.high_watermark
+            bounds.log_end
         );
         let error = ApiError::new(ErrorCode::OffsetOutOfRange, message);
-        return v1::FetchResult { error: Some(v1::Error::from(&error)), ..positions };
+        return v1::FetchResult {
+            error: Some(v1::Error::from(&error)),
+            ..positions
+        };
     }
     let max_bytes = target.max_bytes.min(room);
-    if target.offset == bounds.high_watermark || (max_bytes == 0 && !first) {
+    // Behind the high watermark but within the log: a new leader may not know yet how far its
+    // records are committed. The consumer waits.
+    if target.offset >= bounds.limit || (max_bytes == 0 && !first) {
         return positions;
     }
-    match read_log(&target.replica, target.offset, bounds.high_watermark, max_bytes).await {
-        Ok(batches) => v1::FetchResult { batches: joined(batches), ..positions },
+    match read_log(&target.replica, target.offset, bounds.limit, max_bytes).await {
+        Ok(batches) => v1::FetchResult {
+            batches: joined(batches),
+            ..positions
+        },
         Err(error) => {
             let error = match error {
                 ReadError::OutOfRange { .. } => {
@@ -199,7 +214,10 @@ async fn read(broker: &Broker, target: &Target<'_>, room: usize, first: bool) ->
                 }
                 _ => ApiError::new(ErrorCode::StorageError, chain(&error)),
             };
-            v1::FetchResult { error: Some(v1::Error::from(&error)), ..positions }
+            v1::FetchResult {
+                error: Some(v1::Error::from(&error)),
+                ..positions
+            }
         }
     }
 }
@@ -230,6 +248,8 @@ fn joined(batches: Vec<Bytes>) -> Bytes {
         return batches.into_iter().next().unwrap_or_default();
     }
     let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
-    batches.iter().for_each(|batch| all.extend_from_slice(batch));
+    batches
+        .iter()
+        .for_each(|batch| all.extend_from_slice(batch));
     all.freeze()
 }

@@ -21,7 +21,10 @@ pub async fn list_offsets(
     let count = request.partitions.len();
     if count > PARTITIONS_PER_MESSAGE_MAX {
         let message = format!("at most {PARTITIONS_PER_MESSAGE_MAX} partitions, not {count}");
-        return Err(to_status(&ApiError::new(ErrorCode::InvalidRequest, message)));
+        return Err(to_status(&ApiError::new(
+            ErrorCode::InvalidRequest,
+            message,
+        )));
     }
     let mut results = Vec::with_capacity(count);
     for part in request.partitions {
@@ -30,8 +33,9 @@ pub async fn list_offsets(
         match find(broker, &named, &part).await {
             Ok((found, epoch)) => {
                 result.offset = found.map(|(offset, _)| offset.0);
-                result.timestamp_ms =
-                    found.and_then(|(_, time)| time).map(|TimestampMs(time)| time);
+                result.timestamp_ms = found
+                    .and_then(|(_, time)| time)
+                    .map(|TimestampMs(time)| time);
                 result.leader_epoch = epoch.0;
             }
             Err(error) => {
@@ -59,17 +63,25 @@ async fn find(
             ErrorCode::OffsetNotAvailable => "the new leader does not know the end offset yet",
             _ => "the partition is not led here in that epoch",
         };
-        ApiError::new(code, format!("{}-{}: {message}", named.topic, named.partition))
+        ApiError::new(
+            code,
+            format!("{}-{}: {message}", named.topic, named.partition),
+        )
     };
-    let bounds = replica.fetch_bounds(part.leader_epoch.map(LeaderEpoch)).map_err(refuse)?;
+    let bounds = replica
+        .fetch_bounds(part.leader_epoch.map(LeaderEpoch))
+        .map_err(refuse)?;
     let epoch = replica.with_core(Partition::leader_epoch);
     let found = match part.position {
         Some(Position::Earliest(_)) => Some((bounds.log_start, None)),
-        Some(Position::Latest(_)) | None => {
-            Some((replica.with_core(Partition::latest_offset).map_err(refuse)?, None))
-        }
+        Some(Position::Latest(_)) | None => Some((
+            replica
+                .with_core(Partition::latest_offset)
+                .map_err(refuse)?,
+            None,
+        )),
         Some(Position::TimestampMs(time)) => {
-            by_time(&replica, TimestampMs(time), bounds.high_watermark).await?
+            by_time(&replica, TimestampMs(time), bounds.limit).await?
         }
     };
     Ok((found, epoch))

@@ -31,7 +31,10 @@ impl LogService for LogRpc {
         request: Request<Streaming<v1::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStream>, Status> {
         let broker = self.0.get()?.clone();
-        Ok(Response::new(Box::pin(produce::serve(broker, request.into_inner()))))
+        Ok(Response::new(Box::pin(produce::serve(
+            broker,
+            request.into_inner(),
+        ))))
     }
 
     async fn fetch(
@@ -39,7 +42,10 @@ impl LogService for LogRpc {
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let broker = self.0.get()?.clone();
-        Ok(Response::new(Box::pin(fetch::serve(broker, request.into_inner()))))
+        Ok(Response::new(Box::pin(fetch::serve(
+            broker,
+            request.into_inner(),
+        ))))
     }
 
     async fn fetch_once(
@@ -49,7 +55,9 @@ impl LogService for LogRpc {
         let broker = self.0.get()?;
         let fetch = request.into_inner().fetch.unwrap_or_default();
         let response = fetch::fetch(broker, &fetch).await?;
-        Ok(Response::new(v1::FetchOnceResponse { fetch: Some(response) }))
+        Ok(Response::new(v1::FetchOnceResponse {
+            fetch: Some(response),
+        }))
     }
 
     async fn list_offsets(
@@ -57,7 +65,9 @@ impl LogService for LogRpc {
         request: Request<v1::ListOffsetsRequest>,
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
         let broker = self.0.get()?;
-        list_offsets::list_offsets(broker, request.into_inner()).await.map(Response::new)
+        list_offsets::list_offsets(broker, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn publish(
@@ -83,7 +93,14 @@ impl LogService for LogRpc {
     ) -> Result<Response<v1::InitProducerIdResponse>, Status> {
         let broker = self.0.get()?;
         let patience = time_left(&request, DEFAULT_PATIENCE);
-        let id = broker.producer_ids.next(patience).await.map_err(|error| to_status(&error))?;
-        Ok(Response::new(v1::InitProducerIdResponse { producer_id: id.0, producer_epoch: 0 }))
+        let id = broker
+            .producer_ids
+            .next(patience)
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(v1::InitProducerIdResponse {
+            producer_id: id.0,
+            producer_epoch: 0,
+        }))
     }
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 use ottla_broker_core::partition::Acks;
 use ottla_model::batch::{BatchHeader, validate_batch};
 use ottla_model::error::ApiError;
-use ottla_model::limits::{
-    BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_IN_FLIGHT_MAX,
-};
+use ottla_model::limits::{BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_IN_FLIGHT_MAX};
 use ottla_model::{ErrorCode, LeaderEpoch};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
@@ -82,8 +80,11 @@ async fn begin(
     let budget = Arc::clone(&broker.produce_bytes);
     permits.push(budget.acquire_many_owned(share).await.map_err(closed)?);
 
-    let names: Vec<_> =
-        request.partitions.iter().map(|part| part.partition.clone().unwrap_or_default()).collect();
+    let names: Vec<_> = request
+        .partitions
+        .iter()
+        .map(|part| part.partition.clone().unwrap_or_default())
+        .collect();
     let explain: Explain = {
         let broker = Arc::clone(broker);
         Arc::new(move |partition, error| broker.add_leader_hint(partition, error))
@@ -140,7 +141,10 @@ fn accept(
     part: &v1::ProducePartition,
 ) -> Result<(Arc<Replica>, BatchHeader), ApiError> {
     let Some(named) = &part.partition else {
-        return Err(ApiError::new(ErrorCode::InvalidRequest, "no partition is named"));
+        return Err(ApiError::new(
+            ErrorCode::InvalidRequest,
+            "no partition is named",
+        ));
     };
     let replica = broker.replica(image, named)?;
     let size = part.batch.len();

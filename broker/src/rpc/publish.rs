@@ -39,13 +39,27 @@ pub async fn publish(
     let shares = split(&image, &request).map_err(|error| to_status(&error))?;
     let mut placed = vec![None; request.records.len()];
     for (index, share) in shares {
-        let one = One { broker, image: &image, request: &request, index, share: &share };
-        let base = one.publish(patience, may_forward).await.map_err(|error| to_status(&error))?;
+        let one = One {
+            broker,
+            image: &image,
+            request: &request,
+            index,
+            share: &share,
+        };
+        let base = one
+            .publish(patience, may_forward)
+            .await
+            .map_err(|error| to_status(&error))?;
         for (offset, (place, _)) in (base..).zip(&share) {
-            placed[*place] = Some(v1::PublishedRecord { partition: index.0, offset });
+            placed[*place] = Some(v1::PublishedRecord {
+                partition: index.0,
+                offset,
+            });
         }
     }
-    Ok(v1::PublishResponse { records: placed.into_iter().flatten().collect() })
+    Ok(v1::PublishResponse {
+        records: placed.into_iter().flatten().collect(),
+    })
 }
 
 /// Which records go to which partition.
@@ -120,15 +134,20 @@ impl One<'_> {
     async fn publish(&self, patience: Duration, may_forward: bool) -> Result<i64, ApiError> {
         let topic = topic(self.image, &self.request.topic)?;
         let id = TopicIdPartition::new(topic.id, self.index);
-        let leader = self.image.partition(id).and_then(|partition| partition.leader);
+        let leader = self
+            .image
+            .partition(id)
+            .and_then(|partition| partition.leader);
         match leader {
             Some(leader) if leader != self.broker.config.node_id && may_forward => {
                 self.forward(leader, patience).await
             }
             Some(_) => self.append(topic, patience).await,
             None => {
-                let message =
-                    format!("partition {} of '{}' has no leader now", self.index, topic.name);
+                let message = format!(
+                    "partition {} of '{}' has no leader now",
+                    self.index, topic.name
+                );
                 Err(ApiError::new(ErrorCode::LeaderNotAvailable, message))
             }
         }
@@ -156,9 +175,18 @@ impl One<'_> {
         };
         let response = produce::once(self.broker, request).await?;
         match response.results.into_iter().next() {
-            Some(v1::ProduceResult { error: None, base_offset, .. }) => Ok(base_offset),
-            Some(v1::ProduceResult { error: Some(error), .. }) => Err(ApiError::from(&error)),
-            None => Err(ApiError::new(ErrorCode::UnknownServerError, "no result was given")),
+            Some(v1::ProduceResult {
+                error: None,
+                base_offset,
+                ..
+            }) => Ok(base_offset),
+            Some(v1::ProduceResult {
+                error: Some(error), ..
+            }) => Err(ApiError::from(&error)),
+            None => Err(ApiError::new(
+                ErrorCode::UnknownServerError,
+                "no result was given",
+            )),
         }
     }
 
@@ -171,7 +199,10 @@ impl One<'_> {
                 .headers
                 .iter()
                 .map(|header| {
-                    let value = header.value_bytes.as_deref().unwrap_or(header.value.as_bytes());
+                    let value = header
+                        .value_bytes
+                        .as_deref()
+                        .unwrap_or(header.value.as_bytes());
                     (header.key.as_str(), Some(value))
                 })
                 .collect();
@@ -205,7 +236,11 @@ impl One<'_> {
         let mut request = Request::new(v1::PublishRequest {
             topic: self.request.topic.clone(),
             partition: Some(self.index.0),
-            records: self.share.iter().map(|(_, record)| (*record).clone()).collect(),
+            records: self
+                .share
+                .iter()
+                .map(|(_, record)| (*record).clone())
+                .collect(),
             acks: self.request.acks,
             timeout_ms: self.request.timeout_ms,
         });

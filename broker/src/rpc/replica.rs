@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ottla_broker_core::partition::{FollowerAck, FollowerState, Input};
 use ottla_model::error::ApiError;
-use ottla_model::{BrokerEpoch, DirectoryId, ErrorCode, IncarnationId, LeaderEpoch, NodeId, Offset};
+use ottla_model::{
+    BrokerEpoch, DirectoryId, ErrorCode, IncarnationId, LeaderEpoch, NodeId, Offset,
+};
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
@@ -77,7 +79,12 @@ impl ReplicaService for ReplicaRpc {
                 .map(|id| Bytes::copy_from_slice(id.as_bytes()))
                 .unwrap_or_default(),
             roles: self.identity.roles.clone(),
-            state: if broker.is_some() { "serving" } else { "starting" }.to_owned(),
+            state: if broker.is_some() {
+                "serving"
+            } else {
+                "starting"
+            }
+            .to_owned(),
         }))
     }
 }
@@ -94,17 +101,26 @@ fn greet(
         );
     };
     let image = broker.image.current();
-    let here = image.cluster_id.map(|id| id.to_string()).unwrap_or_default();
+    let here = image
+        .cluster_id
+        .map(|id| id.to_string())
+        .unwrap_or_default();
     if hello.cluster_id != here {
         return refuse(
             ErrorCode::InconsistentClusterId,
-            format!("this broker belongs to cluster {here}, not to {}", hello.cluster_id),
+            format!(
+                "this broker belongs to cluster {here}, not to {}",
+                hello.cluster_id
+            ),
         );
     }
     if hello.leader_id != broker.config.node_id.0 {
         return refuse(
             ErrorCode::InvalidRequest,
-            format!("this is broker {}, not {}", broker.config.node_id, hello.leader_id),
+            format!(
+                "this is broker {}, not {}",
+                broker.config.node_id, hello.leader_id
+            ),
         );
     }
     let follower = NodeId(hello.broker_id);
@@ -214,7 +230,9 @@ fn hand_over(
         }
     }
     for ack in message.acks {
-        let Ok(id) = topic_id_partition(&ack.topic_id, ack.partition, "acks") else { continue };
+        let Ok(id) = topic_id_partition(&ack.topic_id, ack.partition, "acks") else {
+            continue;
+        };
         if let Some(replica) = broker.manager.get(id) {
             replica.step(Input::FollowerAck(FollowerAck {
                 follower,

@@ -91,7 +91,10 @@ fn check(
         let error = ApiError::new(ErrorCode::UnknownTopicOrPartition, message);
         return Err(error.in_field("partitions"));
     }
-    Ok((topic.id, partitions.into_iter().map(PartitionIndex).collect()))
+    Ok((
+        topic.id,
+        partitions.into_iter().map(PartitionIndex).collect(),
+    ))
 }
 
 /// Reads one partition from its leader, following it when it moves.
@@ -172,7 +175,9 @@ impl Reader {
         clients: &mut BTreeMap<String, LogServiceClient<Channel>>,
     ) -> Result<Option<LogServiceClient<Channel>>, ApiError> {
         let image = self.broker.image.current();
-        let leader = image.partition(self.id).and_then(|partition| partition.leader);
+        let leader = image
+            .partition(self.id)
+            .and_then(|partition| partition.leader);
         if leader == Some(self.broker.config.node_id) {
             return Ok(None);
         }
@@ -228,9 +233,14 @@ impl Reader {
         };
         let response = response.map_err(|status| api_error(&status))?;
         match response.results.into_iter().next() {
-            Some(v1::ListOffsetsResult { error: Some(error), .. }) => Err(ApiError::from(&error)),
+            Some(v1::ListOffsetsResult {
+                error: Some(error), ..
+            }) => Err(ApiError::from(&error)),
             Some(result) => Ok(result.offset.map(Offset)),
-            None => Err(ApiError::new(ErrorCode::UnknownServerError, "no result was given")),
+            None => Err(ApiError::new(
+                ErrorCode::UnknownServerError,
+                "no result was given",
+            )),
         }
     }
 
@@ -254,13 +264,17 @@ impl Reader {
         let response = match self.leader(clients)? {
             None => fetch::fetch(&self.broker, &request).await,
             Some(mut client) => client
-                .fetch_once(v1::FetchOnceRequest { fetch: Some(request) })
+                .fetch_once(v1::FetchOnceRequest {
+                    fetch: Some(request),
+                })
                 .await
                 .map(|response| response.into_inner().fetch.unwrap_or_default()),
         };
         let response = response.map_err(|status| api_error(&status))?;
         match response.results.into_iter().next() {
-            Some(v1::FetchResult { error: Some(error), .. }) => Err(ApiError::from(&error)),
+            Some(v1::FetchResult {
+                error: Some(error), ..
+            }) => Err(ApiError::from(&error)),
             Some(result) => Ok(result),
             None => Ok(v1::FetchResult::default()),
         }
@@ -274,7 +288,10 @@ impl Reader {
         end: Option<Offset>,
     ) -> Result<(Vec<v1::SubscribedRecord>, Offset), ApiError> {
         let corrupt = |error: &dyn std::fmt::Display| {
-            let message = format!("partition {} behind offset {from}: {error}", self.id.partition);
+            let message = format!(
+                "partition {} behind offset {from}: {error}",
+                self.id.partition
+            );
             ApiError::new(ErrorCode::CorruptMessage, message)
         };
         let mut out = Vec::new();
@@ -288,7 +305,10 @@ impl Reader {
             let wanted =
                 |record: &Record| record.offset >= from && end.is_none_or(|e| record.offset < e);
             out.extend(
-                records.into_iter().filter(wanted).map(|record| plain(self.id.partition, record)),
+                records
+                    .into_iter()
+                    .filter(wanted)
+                    .map(|record| plain(self.id.partition, record)),
             );
             next = next.max(header.next_offset());
             rest = behind;
@@ -304,7 +324,9 @@ fn api_error(status: &Status) -> ApiError {
 
 fn plain(partition: PartitionIndex, record: Record) -> v1::SubscribedRecord {
     let text = |bytes: &Option<Bytes>| {
-        bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
+        bytes
+            .as_ref()
+            .and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
     };
     let (key, value) = (text(&record.key), text(&record.value));
     v1::SubscribedRecord {

@@ -10,7 +10,10 @@ use crate::broker::{Broker, endpoint};
 /// The cluster without topics, as this broker sees it.
 pub fn cluster(broker: &Broker, image: &MetadataImage) -> v1::ClusterView {
     v1::ClusterView {
-        cluster_id: image.cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+        cluster_id: image
+            .cluster_id
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
         metadata_offset: image.offset.0,
         active_controller_id: broker.image.active_controller().map(|id| id.0),
         brokers: image.brokers.values().map(broker_view).collect(),
@@ -68,7 +71,11 @@ pub fn topic(image: &MetadataImage, topic: &TopicImage) -> v1::TopicView {
 
 pub fn topic_summary(topic: &TopicImage) -> v1::TopicSummary {
     let count = |wanted: &dyn Fn(&ottla_metadata::PartitionImage) -> bool| {
-        let matching = topic.partitions.iter().filter(|partition| wanted(partition)).count();
+        let matching = topic
+            .partitions
+            .iter()
+            .filter(|partition| wanted(partition))
+            .count();
         i32::try_from(matching).unwrap_or(i32::MAX)
     };
     v1::TopicSummary {

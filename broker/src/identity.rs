@@ -1,0 +1,148 @@
+//! Who a broker's directory belongs to: written once, checked at every start.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use ottla_model::{ClusterId, DirectoryId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// The file in a broker's directory.
+const IDENTITY_FILE: &str = "identity.json";
+/// The layout of the directory. Raised when an older broker could not read it.
+const FORMAT_VERSION: u32 = 1;
+
+/// What the file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerIdentity {
+    pub format_version: u32,
+    pub node_id: NodeId,
+    pub directory_id: DirectoryId,
+    /// `None` until the broker first heard from its cluster.
+    pub cluster_id: Option<ClusterId>,
+}
+
+/// Why a directory cannot be used by this broker.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("cannot use {}: {source}; check that it exists and is writable", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{} is damaged ({reason}); restore it, or empty the directory to have its data copied from \
+         the other replicas", path.display()
+    )]
+    Damaged { path: PathBuf, reason: String },
+    #[error(
+        "{} belongs to node {found}, but this node is {wanted}; correct node.id or data_dir",
+        path.display()
+    )]
+    OtherNode {
+        path: PathBuf,
+        found: NodeId,
+        wanted: NodeId,
+    },
+    #[error(
+        "{} has format version {found}; this program knows up to {FORMAT_VERSION}: use a newer one",
+        path.display()
+    )]
+    Format { path: PathBuf, found: u32 },
+}
+
+impl BrokerIdentity {
+    /// Reads the identity of a directory, or gives a new directory one, with the caller's
+    /// randomness.
+    pub fn open(dir: &Path, node: NodeId, random: u128) -> Result<BrokerIdentity, IdentityError> {
+        let path = dir.join(IDENTITY_FILE);
+        let io = |source| IdentityError::Io {
+            path: path.clone(),
+            source,
+        };
+        std::fs::create_dir_all(dir).map_err(|source| IdentityError::Io {
+            path: dir.to_path_buf(),
+            source,
+        })?;
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let identity = BrokerIdentity {
+                    format_version: FORMAT_VERSION,
+                    node_id: node,
+                    directory_id: DirectoryId::from_random(random),
+                    cluster_id: None,
+                };
+                identity.save(dir).map_err(io)?;
+                return Ok(identity);
+            }
+            Err(error) => return Err(io(error)),
+        };
+        let identity: BrokerIdentity =
+            serde_json::from_str(&text).map_err(|error| IdentityError::Damaged {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+        if identity.format_version > FORMAT_VERSION {
+            return Err(IdentityError::Format {
+                path,
+                found: identity.format_version,
+            });
+        }
+        if identity.node_id != node {
+            return Err(IdentityError::OtherNode {
+                path,
+                found: identity.node_id,
+                wanted: node,
+            });
+        }
+        Ok(identity)
+    }
+
+    /// Writes the identity: temporary name, sync, rename, directory sync.
+    pub fn save(&self, dir: &Path) -> std::io::Result<()> {
+        let path = dir.join(IDENTITY_FILE);
+        let temporary = path.with_extension("tmp");
+        let mut file = std::fs::File::create(&temporary)?;
+        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_keeps_its_identity_and_refuses_another_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = BrokerIdentity::open(dir.path(), NodeId(4), 7).unwrap();
+        assert_eq!(
+            BrokerIdentity::open(dir.path(), NodeId(4), 8).unwrap(),
+            made
+        );
+        let refused = BrokerIdentity::open(dir.path(), NodeId(5), 9)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("belongs to node 4") && refused.contains("data_dir"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(IDENTITY_FILE), "{").unwrap();
+        let refused = BrokerIdentity::open(dir.path(), NodeId(1), 1)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(IDENTITY_FILE) && refused.contains("damaged"),
+            "{refused}"
+        );
+    }
+}
