@@ -104,28 +104,32 @@ impl BrokerNode {
         }
     }
 
+    fn log_service(&self) -> LogServiceServer<LogRpc> {
+        LogServiceServer::new(LogRpc(self.cell.clone()))
+            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    }
+
     /// What clients may call.
     pub fn client_routes(&self) -> Routes {
         let mut routes = self.health_routes.lock().take().unwrap_or_default();
         let cell = &self.cell;
         routes
-            .add_service(
-                LogServiceServer::new(LogRpc(cell.clone()))
-                    .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
-            )
+            .add_service(self.log_service())
             .add_service(AdminServiceServer::new(AdminRpc(cell.clone())))
             .add_service(ClusterServiceServer::new(ClusterRpc(cell.clone())));
         add_reflection(&mut routes);
         routes.routes()
     }
 
-    /// Adds what other nodes may call.
+    /// Adds what other nodes may call. They forward plain records here: a client's address of this
+    /// broker need not be theirs.
     pub fn add_internal_services(&self, routes: &mut RoutesBuilder) {
         let service = ReplicaRpc {
             cell: self.cell.clone(),
             identity: self.identity.clone(),
         };
+        routes.add_service(self.log_service());
         routes.add_service(
             ReplicaServiceServer::new(service)
                 .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)

@@ -248,7 +248,7 @@ impl One<'_> {
         request
             .metadata_mut()
             .insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
-        let mut client = LogServiceClient::new(internal_channel(&broker.client_endpoint));
+        let mut client = LogServiceClient::new(internal_channel(&broker.internal_endpoint));
         let response = client.publish(request).await.map_err(|status| {
             from_status(&status).unwrap_or_else(|| {
                 let message = format!("the leader, broker {leader}, failed: {}", status.message());

@@ -185,7 +185,7 @@ impl Reader {
             let message = format!("partition {} has no leader now", self.id.partition);
             return Err(ApiError::new(ErrorCode::LeaderNotAvailable, message));
         };
-        let endpoint = &broker.client_endpoint;
+        let endpoint = &broker.internal_endpoint;
         let client = clients
             .entry(endpoint.to_string())
             .or_insert_with(|| {
