@@ -1,0 +1,180 @@
+//! What the active controller has heard of each broker. Soft state: it is in no log, and a new
+//! active controller begins with a fresh full session for every registered broker (KAFKA-18138).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ottla_metadata::MetadataImage;
+use ottla_model::{BrokerEpoch, Instant, MetadataOffset, NodeId};
+
+/// The control stream of a broker, as far as this controller saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    /// The broker has not connected to this controller under this epoch.
+    Unseen,
+    /// This many streams are open; a new one may open before the old one is known to be closed.
+    Open(u32),
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    epoch: BrokerEpoch,
+    last_contact: Instant,
+    link: Link,
+    applied: MetadataOffset,
+    /// Where every broker must have arrived before this one may stop.
+    shutdown_offset: Option<MetadataOffset>,
+}
+
+/// Why a new incarnation must wait for an old one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Liveness {
+    /// Its stream is open and it was heard of; it counts as alive until then.
+    Alive {
+        until: Instant,
+    },
+    /// This controller never saw it, but its session has not ended; until then.
+    Unseen {
+        until: Instant,
+    },
+    Gone,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    timeout: Duration,
+    by_broker: BTreeMap<NodeId, Session>,
+}
+
+impl Sessions {
+    /// A fresh session for every registered broker.
+    pub(crate) fn seeded(timeout: Duration, now: Instant, image: &MetadataImage) -> Sessions {
+        let mut sessions = Sessions {
+            timeout,
+            by_broker: BTreeMap::new(),
+        };
+        for broker in image.brokers.values() {
+            sessions.begin(now, broker.broker, broker.epoch);
+            if broker.in_controlled_shutdown {
+                sessions.set_shutdown_offset(broker.broker, image.offset);
+            }
+        }
+        sessions
+    }
+
+    /// Begins the session of a registration, unless it has one.
+    pub(crate) fn begin(&mut self, now: Instant, broker: NodeId, epoch: BrokerEpoch) {
+        let current = self.by_broker.get(&broker);
+        if current.is_some_and(|session| session.epoch == epoch) {
+            return;
+        }
+        let session = Session {
+            epoch,
+            last_contact: now,
+            link: Link::Unseen,
+            applied: MetadataOffset::ZERO,
+            shutdown_offset: None,
+        };
+        self.by_broker.insert(broker, session);
+    }
+
+    pub(crate) fn beat(
+        &mut self,
+        now: Instant,
+        broker: NodeId,
+        epoch: BrokerEpoch,
+        applied: MetadataOffset,
+    ) {
+        if let Some(session) = self.current(broker, epoch) {
+            session.last_contact = session.last_contact.max(now);
+            session.applied = session.applied.max(applied);
+        }
+    }
+
+    pub(crate) fn connected(&mut self, now: Instant, broker: NodeId, epoch: BrokerEpoch) {
+        if let Some(session) = self.current(broker, epoch) {
+            session.last_contact = session.last_contact.max(now);
+            session.link = match session.link {
+                Link::Open(streams) => Link::Open(streams + 1),
+                Link::Unseen | Link::Closed => Link::Open(1),
+            };
+        }
+    }
+
+    pub(crate) fn disconnected(&mut self, broker: NodeId, epoch: BrokerEpoch) {
+        if let Some(session) = self.current(broker, epoch) {
+            session.link = match session.link {
+                Link::Open(streams) if streams > 1 => Link::Open(streams - 1),
+                _ => Link::Closed,
+            };
+        }
+    }
+
+    /// Whether the process behind a registration must be taken for alive.
+    pub(crate) fn liveness(&self, now: Instant, broker: NodeId, epoch: BrokerEpoch) -> Liveness {
+        let session = self.by_broker.get(&broker).filter(|s| s.epoch == epoch);
+        let Some(session) = session else {
+            return Liveness::Gone;
+        };
+        let until = self.deadline(session);
+        match session.link {
+            _ if until <= now => Liveness::Gone,
+            Link::Open(_) => Liveness::Alive { until },
+            Link::Unseen => Liveness::Unseen { until },
+            Link::Closed => Liveness::Gone,
+        }
+    }
+
+    /// The unfenced brokers that were not heard of for the session timeout.
+    pub(crate) fn expired(&self, now: Instant, image: &MetadataImage) -> BTreeSet<NodeId> {
+        let expired = |id: &NodeId| self.unfenced_deadline(*id, image) <= Some(now);
+        let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
+        unfenced.map(|b| b.broker).filter(expired).collect()
+    }
+
+    /// When the next unfenced broker times out, unless it is heard of.
+    pub(crate) fn next_expiry(&self, image: &MetadataImage) -> Option<Instant> {
+        let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
+        unfenced
+            .filter_map(|broker| self.unfenced_deadline(broker.broker, image))
+            .min()
+    }
+
+    pub(crate) fn set_shutdown_offset(&mut self, broker: NodeId, offset: MetadataOffset) {
+        if let Some(session) = self.by_broker.get_mut(&broker) {
+            session.shutdown_offset = Some(offset);
+        }
+    }
+
+    /// Whether every unfenced broker has applied the records that took this one's leaders.
+    pub(crate) fn all_applied_shutdown(&self, broker: NodeId, image: &MetadataImage) -> bool {
+        let session = self.by_broker.get(&broker);
+        let Some(offset) = session.and_then(|session| session.shutdown_offset) else {
+            return false;
+        };
+        let mut unfenced = image.brokers.values().filter(|broker| !broker.fenced);
+        unfenced.all(|other| {
+            let session = self.by_broker.get(&other.broker);
+            session.is_some_and(|session| session.applied >= offset)
+        })
+    }
+
+    fn current(&mut self, broker: NodeId, epoch: BrokerEpoch) -> Option<&mut Session> {
+        self.by_broker
+            .get_mut(&broker)
+            .filter(|session| session.epoch == epoch)
+    }
+
+    fn deadline(&self, session: &Session) -> Instant {
+        session.last_contact + self.timeout
+    }
+
+    /// A registration without a session has been silent for ever.
+    fn unfenced_deadline(&self, broker: NodeId, image: &MetadataImage) -> Option<Instant> {
+        let registration = image.broker(broker)?;
+        let session = self.by_broker.get(&broker);
+        let session = session.filter(|session| session.epoch == registration.epoch);
+        Some(session.map_or(Instant::ZERO, |session| self.deadline(session)))
+    }
+}
