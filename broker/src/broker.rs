@@ -19,6 +19,7 @@ use crate::manager::ReplicaManager;
 use crate::producer_ids::ProducerIds;
 use crate::registration::Registration;
 use crate::replica::Replica;
+use crate::replication::LeaderLinks;
 
 /// The most bytes of batches whose producers wait for an answer.
 pub const PRODUCE_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
@@ -31,6 +32,7 @@ pub struct Broker {
     pub manager: Arc<ReplicaManager>,
     pub controllers: Arc<Controllers>,
     pub registration: Arc<Registration>,
+    pub leader_links: Arc<LeaderLinks>,
     pub producer_ids: ProducerIds,
     /// Bytes that producers may still have in flight.
     pub produce_bytes: Arc<Semaphore>,

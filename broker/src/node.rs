@@ -163,6 +163,7 @@ impl BrokerNode {
                 );
             }
             epoch = broker.registration.epoch();
+            broker.leader_links.stop();
         }
         for task in std::mem::take(&mut *self.tasks.lock()) {
             task.abort();
@@ -272,6 +273,7 @@ impl Starter {
             producer_ids: ProducerIds::new(Arc::clone(&controllers), Arc::clone(&registration)),
             controllers,
             registration,
+            leader_links,
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));

@@ -233,7 +233,9 @@ impl Replica {
         let mut waiters = self.waiters.lock();
         // A waiter whose fetch is over is held by nobody else.
         waiters.retain(|waiter| Arc::strong_count(waiter) > 1);
-        waiters.push(Arc::clone(waiter));
+        if !waiters.iter().any(|known| Arc::ptr_eq(known, waiter)) {
+            waiters.push(Arc::clone(waiter));
+        }
     }
 
     fn wake_waiters(&self) {

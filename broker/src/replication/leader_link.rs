@@ -50,6 +50,8 @@ struct Outbox {
     acks: BTreeMap<TopicIdPartition, (LeaderEpoch, Offset)>,
     stops: BTreeSet<TopicIdPartition>,
     reported: u64,
+    /// Which of this link's streams may take from here. The one before may linger for a moment.
+    stream: u64,
 }
 
 /// What a link needs of its broker.
@@ -188,9 +190,17 @@ impl LeaderLink {
         };
         let mut client = ReplicaServiceClient::new(internal_channel(&broker.internal_endpoint))
             .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
-        *self.outbox.lock() = Outbox::default();
+        let number = {
+            let mut outbox = self.outbox.lock();
+            let stream = outbox.stream + 1;
+            *outbox = Outbox {
+                stream,
+                ..Outbox::default()
+            };
+            stream
+        };
         self.received.store(0, Ordering::Release);
-        let open = client.replicate(self.outgoing(hello));
+        let open = client.replicate(self.outgoing(hello, number));
         let mut incoming = tokio::time::timeout(OPEN_TIMEOUT, open)
             .await
             .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??
@@ -222,31 +232,37 @@ impl LeaderLink {
     fn outgoing(
         self: &Arc<Self>,
         hello: v1::ReplicateHello,
+        number: u64,
     ) -> impl tokio_stream::Stream<Item = v1::ReplicateRequest> + Send + 'static {
         let link = Arc::clone(self);
         async_stream::stream! {
             yield v1::ReplicateRequest { hello: Some(hello), ..Default::default() };
-            while !link.is_stopped() {
-                match link.next_request() {
+            while !link.is_stopped() && link.outbox.lock().stream == number {
+                match link.next_request(number) {
                     Some(request) => yield request,
                     None => link.wake.notified().await,
                 }
             }
+            // The wake-up was meant for the stream after this one.
+            link.wake.notify_one();
         }
     }
 
-    fn next_request(&self) -> Option<v1::ReplicateRequest> {
+    fn next_request(&self, number: u64) -> Option<v1::ReplicateRequest> {
         let received = self.received.load(Ordering::Acquire);
         let mut outbox = self.outbox.lock();
+        if outbox.stream != number {
+            return None;
+        }
         let must_report = received >= outbox.reported + REPORT_BYTES;
         let is_empty =
             outbox.states.is_empty() && outbox.acks.is_empty() && outbox.stops.is_empty();
         if is_empty && !must_report {
             return None;
         }
-        outbox.reported = received;
         let taken = std::mem::take(&mut *outbox);
         outbox.reported = received;
+        outbox.stream = number;
         drop(outbox);
         Some(v1::ReplicateRequest {
             hello: None,
