@@ -1,0 +1,469 @@
+//! Decides what is fetched from which broker when: the partitions that need data in one request to
+//! their leader, at most one fetch of a partition in flight, moved as soon as the leader moves.
+//! Knows neither clock nor socket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ottla_model::error::ApiError;
+use ottla_model::limits::PARTITIONS_PER_MESSAGE_MAX;
+use ottla_model::{
+    ErrorCode, Instant, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, TopicIdPartition,
+};
+use ottla_proto::v1;
+
+use super::ConsumedRecord;
+use super::config::{AutoReset, ConsumerConfig};
+use super::position::Position;
+use crate::admin::OffsetSpec;
+use crate::backoff::Backoff;
+use crate::cluster::ClusterSnapshot;
+use crate::error::ConsumeError;
+use crate::link::Link;
+
+/// How many fetches may be in flight to one broker. More than one, so that partitions which got
+/// data need not wait for those that have none.
+pub(super) const FETCHES_PER_BROKER_MAX: usize = 8;
+
+/// After so many failures in a row, the view is suspected of being behind.
+const SUSPICION_AFTER: u32 = 3;
+
+/// What the consumer shall do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    Send {
+        stream: u64,
+        endpoint: String,
+        request: v1::FetchRequest,
+    },
+    Close {
+        stream: u64,
+    },
+    LearnLeader {
+        partition: TopicIdPartition,
+        hint: v1::LeaderHint,
+    },
+    SuspectView,
+}
+
+#[derive(Debug)]
+struct SentFetch {
+    node: NodeId,
+    stream: u64,
+    at: Instant,
+    partitions: BTreeMap<TopicIdPartition, Asked>,
+}
+
+/// What was asked of a partition.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    generation: u64,
+    epoch: LeaderEpoch,
+}
+
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    config: ConsumerConfig,
+    request_timeout: Duration,
+    reconnect_backoff: Backoff,
+    positions: BTreeMap<TopicIdPartition, Position>,
+    links: BTreeMap<NodeId, Link>,
+    requests: BTreeMap<u64, SentFetch>,
+    next_request: u64,
+    next_stream: u64,
+    /// The partition to begin with, so that all get their turn.
+    first: Option<TopicIdPartition>,
+    effects: Vec<Effect>,
+}
+
+impl Fetcher {
+    pub(super) fn new(
+        config: ConsumerConfig,
+        request_timeout: Duration,
+        reconnect_backoff: Backoff,
+    ) -> Fetcher {
+        Fetcher {
+            config,
+            request_timeout,
+            reconnect_backoff,
+            positions: BTreeMap::new(),
+            links: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_request: 1,
+            next_stream: 1,
+            first: None,
+            effects: Vec::new(),
+        }
+    }
+
+    pub(super) fn assign(&mut self, id: TopicIdPartition, topic: Arc<str>, at: Offset) {
+        let config = &self.config;
+        let backoff = Backoff::new(config.retry_backoff_min, config.retry_backoff_max);
+        let mut position = Position::new(topic, id.partition, at, backoff);
+        // An answer to a fetch before this assignment must not be taken for one of it.
+        if let Some(old) = self.positions.get(&id) {
+            position.continue_generations(old.generation());
+        }
+        self.positions.insert(id, position);
+    }
+
+    /// Keeps only the partitions for which `keep` holds.
+    pub(super) fn retain(&mut self, keep: impl Fn(&TopicIdPartition, &Position) -> bool) {
+        self.positions.retain(|id, position| keep(id, position));
+    }
+
+    pub(super) fn position(&self, topic: &str, partition: PartitionIndex) -> Option<&Position> {
+        let of = |id: &TopicIdPartition, p: &Position| {
+            id.partition == partition && **p.topic() == *topic
+        };
+        self.positions
+            .iter()
+            .find(|(id, p)| of(id, p))
+            .map(|(_, p)| p)
+    }
+
+    pub(super) fn position_mut(
+        &mut self,
+        topic: &str,
+        partition: PartitionIndex,
+    ) -> Option<&mut Position> {
+        let of = |id: &TopicIdPartition, p: &Position| {
+            id.partition == partition && **p.topic() == *topic
+        };
+        self.positions
+            .iter_mut()
+            .find(|(id, p)| of(id, p))
+            .map(|(_, p)| p)
+    }
+
+    pub(super) fn positions(&self) -> impl Iterator<Item = (&TopicIdPartition, &Position)> {
+        self.positions.iter()
+    }
+
+    /// Moves a partition whose position was found anew, unless it was moved meanwhile.
+    pub(super) fn on_reset_found(&mut self, id: TopicIdPartition, to: Offset) {
+        if let Some(position) = self.positions.get_mut(&id).filter(|p| p.reset().is_some()) {
+            position.seek(to);
+        }
+    }
+
+    /// The first failure that the application must hear of.
+    pub(super) fn failure(&self) -> Option<&ConsumeError> {
+        self.positions.values().find_map(Position::failure)
+    }
+
+    /// Sends what can be sent.
+    pub(super) fn drive(&mut self, now: Instant, view: &ClusterSnapshot) {
+        let mut held: usize = self.positions.values().map(Position::buffered_bytes).sum();
+        let ahead = self.config.partition_max_bytes as usize;
+        let mut drafts: BTreeMap<NodeId, (v1::FetchRequest, BTreeMap<TopicIdPartition, Asked>)> =
+            BTreeMap::new();
+        for id in self.in_turn() {
+            let Some(position) = self.positions.get_mut(&id) else {
+                continue;
+            };
+            if view.topic_by_id(id.topic).is_none() {
+                let topic = position.topic().to_string();
+                position.on_failure(ConsumeError::TopicDeleted { topic });
+                continue;
+            }
+            let Some((broker, epoch)) = view.leader(id.topic, id.partition) else {
+                continue;
+            };
+            if held >= self.config.buffer_bytes || !position.wants_fetch(now, epoch, ahead) {
+                continue;
+            }
+            let link = self
+                .links
+                .entry(broker.node_id)
+                .or_insert_with(|| Link::new(self.reconnect_backoff));
+            link.set_endpoint(&broker.endpoint);
+            let busy = link.in_flight() >= FETCHES_PER_BROKER_MAX;
+            let draft = drafts.entry(broker.node_id).or_default();
+            if link.down_until(now).is_some()
+                || busy
+                || draft.0.partitions.len() >= PARTITIONS_PER_MESSAGE_MAX
+            {
+                continue;
+            }
+            held += ahead;
+            position.on_sent();
+            let generation = position.generation();
+            draft
+                .0
+                .partitions
+                .push(fetch_partition(id, position, epoch, ahead));
+            draft.1.insert(id, Asked { generation, epoch });
+        }
+        for (node, (request, partitions)) in drafts {
+            if !partitions.is_empty() {
+                self.first = request_successor(&self.positions, &partitions);
+                self.send(now, node, request, partitions);
+            }
+        }
+    }
+
+    /// All partitions, beginning with another one each time.
+    fn in_turn(&self) -> Vec<TopicIdPartition> {
+        let mut all: Vec<_> = self.positions.keys().copied().collect();
+        if let Some(first) = self.first {
+            let at = all.partition_point(|id| *id < first);
+            all.rotate_left(at);
+        }
+        all
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        mut request: v1::FetchRequest,
+        partitions: BTreeMap<TopicIdPartition, Asked>,
+    ) {
+        let Some(link) = self.links.get_mut(&node) else {
+            return;
+        };
+        let id = self.next_request;
+        self.next_request += 1;
+        request.request_id = id;
+        request.max_wait_ms = u32::try_from(self.config.max_wait.as_millis()).unwrap_or(u32::MAX);
+        request.min_bytes = self.config.min_bytes;
+        request.max_bytes = self.config.max_bytes;
+        let next_stream = &mut self.next_stream;
+        let (stream, endpoint) = link.send(id, || {
+            let stream = *next_stream;
+            *next_stream += 1;
+            stream
+        });
+        let sent = SentFetch {
+            node,
+            stream,
+            at: now,
+            partitions,
+        };
+        self.requests.insert(id, sent);
+        self.effects.push(Effect::Send {
+            stream,
+            endpoint,
+            request,
+        });
+    }
+
+    pub(super) fn on_response(&mut self, now: Instant, response: v1::FetchResponse) {
+        let Some(sent) = self.requests.remove(&response.request_id) else {
+            return;
+        };
+        if let Some(link) = self.links.get_mut(&sent.node) {
+            link.on_answer(response.request_id);
+        }
+        for (id, asked) in &sent.partitions {
+            if let Some(position) = self.asked(*id, *asked) {
+                position.on_answered();
+            }
+        }
+        for result in response.results {
+            let Some(id) = self.identify(result.partition.as_ref(), &sent.partitions) else {
+                continue;
+            };
+            let asked = sent.partitions[&id];
+            self.on_result(now, id, asked, result);
+        }
+    }
+
+    fn on_result(
+        &mut self,
+        now: Instant,
+        id: TopicIdPartition,
+        asked: Asked,
+        result: v1::FetchResult,
+    ) {
+        let auto_reset = self.config.auto_reset;
+        let Some(position) = self.asked(id, asked) else {
+            return;
+        };
+        let Some(error) = result.error else {
+            position.on_batches(Offset(result.high_watermark), &result.batches);
+            return;
+        };
+        let refusal = ApiError::from(&error);
+        match refusal.code {
+            ErrorCode::OffsetOutOfRange => match auto_reset {
+                Some(AutoReset::Earliest) => position.on_reset(OffsetSpec::Earliest),
+                Some(AutoReset::Latest) => position.on_reset(OffsetSpec::Latest),
+                None => {
+                    let failure = ConsumeError::OffsetOutOfRange {
+                        topic: position.topic().to_string(),
+                        partition: id.partition,
+                        offset: position.fetch_next(),
+                        log_start_offset: Offset(result.log_start_offset),
+                        high_watermark: Offset(result.high_watermark),
+                    };
+                    position.on_failure(failure);
+                }
+            },
+            code if code.is_retriable() => {
+                position.on_retriable(now, asked.epoch);
+                let suspicious = position.failed_attempts() >= SUSPICION_AFTER;
+                self.suspect_if(suspicious);
+                if let Some(hint) = error.leader {
+                    let partition = id;
+                    self.effects.push(Effect::LearnLeader { partition, hint });
+                }
+            }
+            _ => {
+                let failure = ConsumeError::Refused {
+                    topic: position.topic().to_string(),
+                    partition: id.partition,
+                    error: refusal,
+                };
+                position.on_failure(failure);
+            }
+        }
+    }
+
+    /// A stream ended; nothing on it will be answered.
+    pub(super) fn on_stream_closed(&mut self, now: Instant, stream: u64) {
+        let Some(link) = self
+            .links
+            .values_mut()
+            .find(|link| link.stream() == Some(stream))
+        else {
+            return;
+        };
+        let (lost, _) = link.on_closed(now);
+        for request in lost {
+            let Some(sent) = self.requests.remove(&request) else {
+                continue;
+            };
+            let mut suspicious = false;
+            for (id, asked) in &sent.partitions {
+                if let Some(position) = self.asked(*id, *asked) {
+                    position.on_answered();
+                    position.on_retriable(now, asked.epoch);
+                    suspicious |= position.failed_attempts() >= SUSPICION_AFTER;
+                }
+            }
+            self.suspect_if(suspicious);
+        }
+    }
+
+    /// Gives up streams that do not answer.
+    pub(super) fn on_tick(&mut self, now: Instant) {
+        let limit = self.answer_limit();
+        let late = self.requests.values().find(|sent| sent.at + limit <= now);
+        if let Some(stream) = late.map(|sent| sent.stream) {
+            self.effects.push(Effect::Close { stream });
+            self.on_stream_closed(now, stream);
+        }
+    }
+
+    /// Hands out up to the configured number of records, partition after partition.
+    pub(super) fn take_records(&mut self) -> Result<Vec<ConsumedRecord>, ConsumeError> {
+        let most = self.config.max_poll_records;
+        let mut out = Vec::new();
+        for id in self.in_turn() {
+            let left = most - out.len();
+            let Some(position) = self.positions.get_mut(&id).filter(|_| left > 0) else {
+                continue;
+            };
+            match position.take_records(left, &mut out) {
+                Ok(()) => {}
+                // What was taken before is handed out first; the failure is kept.
+                Err(_) if !out.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+            if out.len() == most {
+                self.first = Some(id);
+            }
+        }
+        Ok(out)
+    }
+
+    /// When something is due without anything happening.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let retries = self.positions.values().filter_map(Position::retry_at);
+        let links = self.links.values().filter_map(|link| link.down_until(now));
+        let limit = self.answer_limit();
+        let answers = self.requests.values().map(|sent| sent.at + limit);
+        retries
+            .chain(links)
+            .chain(answers)
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn answer_limit(&self) -> Duration {
+        self.config.max_wait + self.request_timeout
+    }
+
+    fn suspect_if(&mut self, suspicious: bool) {
+        if suspicious && !self.effects.contains(&Effect::SuspectView) {
+            self.effects.push(Effect::SuspectView);
+        }
+    }
+
+    /// The position that a fetch was for, if it is still the same.
+    fn asked(&mut self, id: TopicIdPartition, asked: Asked) -> Option<&mut Position> {
+        let position = self.positions.get_mut(&id)?;
+        (position.generation() == asked.generation).then_some(position)
+    }
+
+    /// Which of the partitions asked for a result is about. A broker may answer with the id, the
+    /// name, or both.
+    fn identify(
+        &self,
+        partition: Option<&v1::TopicPartition>,
+        asked: &BTreeMap<TopicIdPartition, Asked>,
+    ) -> Option<TopicIdPartition> {
+        let partition = partition?;
+        let index = PartitionIndex(partition.partition);
+        let found = match TopicId::from_slice(&partition.topic_id) {
+            Some(topic) => Some(TopicIdPartition::new(topic, index)),
+            None => asked.keys().copied().find(|id| {
+                let position = self.positions.get(id);
+                id.partition == index && position.is_some_and(|p| **p.topic() == *partition.topic)
+            }),
+        };
+        found.filter(|id| asked.contains_key(id))
+    }
+}
+
+/// The partition behind the last of a request: next time it is the first.
+fn request_successor(
+    positions: &BTreeMap<TopicIdPartition, Position>,
+    asked: &BTreeMap<TopicIdPartition, Asked>,
+) -> Option<TopicIdPartition> {
+    let first = asked.keys().next()?;
+    let behind = (
+        std::ops::Bound::Excluded(*first),
+        std::ops::Bound::Unbounded,
+    );
+    positions.range(behind).next().map(|(id, _)| *id)
+}
+
+fn fetch_partition(
+    id: TopicIdPartition,
+    position: &Position,
+    epoch: LeaderEpoch,
+    bytes: usize,
+) -> v1::FetchPartition {
+    v1::FetchPartition {
+        partition: Some(v1::TopicPartition {
+            topic: position.topic().to_string(),
+            topic_id: Bytes::copy_from_slice(id.topic.as_bytes()),
+            partition: id.partition.0,
+        }),
+        offset: position.fetch_next().0,
+        max_bytes: bytes as u32,
+        leader_epoch: Some(epoch.0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

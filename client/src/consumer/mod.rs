@@ -1,0 +1,359 @@
+//! Reading records of assigned partitions. Groups are left out.
+//!
+//! Nothing runs in the background but the streams: each [`Consumer::poll`] takes what came, asks
+//! for more, so that it is on its way while the application works, and hands out records. The
+//! decisions stand in pure parts: `position` (one partition) and `fetcher` (what is asked of whom).
+
+mod config;
+mod fetcher;
+mod position;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ottla_model::error::ApiError;
+use ottla_model::{
+    ErrorCode, Instant, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition,
+};
+use ottla_proto::v1;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout_at};
+
+pub use config::{AutoReset, ConsumerConfig};
+
+use self::fetcher::{Effect, FETCHES_PER_BROKER_MAX, Fetcher};
+use crate::admin::{ListedOffset, OffsetSpec, list_offsets};
+use crate::backoff::Backoff;
+use crate::client::Client;
+use crate::cluster::ClusterSnapshot;
+use crate::error::{ClientError, ConsumeError};
+use crate::producer::RecordHeader;
+use crate::stream::{BidiStream, DataClient, StreamEvent};
+
+/// How many responses wait for the next poll; streams stop reading beyond.
+const EVENTS_MAX: usize = 16;
+/// How long a topic may be unknown to the view before the caller is told.
+const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where to begin reading a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPosition {
+    /// At the first record that is kept.
+    Earliest,
+    /// At the next record to become readable, as of the assignment.
+    Latest,
+    Offset(Offset),
+    /// At the first record whose timestamp is not before this; without such a record, like
+    /// `Latest`.
+    Timestamp(TimestampMs),
+}
+
+/// A record as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumedRecord {
+    pub topic: Arc<str>,
+    pub partition: PartitionIndex,
+    pub offset: Offset,
+    pub timestamp: TimestampMs,
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
+}
+
+/// Reads records of the partitions assigned to it.
+#[derive(Debug)]
+pub struct Consumer {
+    client: Client,
+    fetcher: Fetcher,
+    streams: HashMap<u64, BidiStream<v1::FetchRequest>>,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    view: watch::Receiver<Arc<ClusterSnapshot>>,
+    origin: tokio::time::Instant,
+}
+
+type Event = StreamEvent<v1::FetchResponse>;
+
+impl Consumer {
+    pub(crate) fn start(client: Client, config: ConsumerConfig) -> Consumer {
+        let settings = client.config();
+        let backoff = Backoff::new(
+            settings.reconnect_backoff_min,
+            settings.reconnect_backoff_max,
+        );
+        let fetcher = Fetcher::new(config.within_limits(), settings.request_timeout, backoff);
+        let view = client.view().subscribe();
+        Consumer {
+            client,
+            fetcher,
+            streams: HashMap::new(),
+            events: mpsc::channel(EVENTS_MAX),
+            view,
+            origin: tokio::time::Instant::now(),
+        }
+    }
+
+    /// Reads these partitions of a topic, and no others of it, from the given positions on. Other
+    /// topics' assignments stay.
+    ///
+    /// # Errors
+    /// If the topic or a partition does not exist, or a position could not be found in time; then
+    /// the assignment stays as it was.
+    pub async fn assign(
+        &mut self,
+        topic: &str,
+        partitions: Vec<(PartitionIndex, StartPosition)>,
+    ) -> Result<(), ConsumeError> {
+        let wait = UNKNOWN_TOPIC_PATIENCE.min(self.client.config().request_timeout);
+        let known = self
+            .client
+            .wait_for(|c| c.topic(topic).is_some(), wait)
+            .await;
+        let info = known.ok().and_then(|cluster| cluster.topic(topic).cloned());
+        let info = info.ok_or_else(|| unknown(format!("there is no topic '{topic}'")))?;
+        let mut starts = BTreeMap::new();
+        let mut asked = Vec::new();
+        for (partition, start) in partitions {
+            if info.partition(partition).is_none() {
+                let message = format!("the topic '{topic}' has no partition {partition}");
+                return Err(unknown(message));
+            }
+            match start {
+                StartPosition::Offset(offset) => {
+                    starts.insert(partition, offset);
+                }
+                StartPosition::Earliest => asked.push((partition, OffsetSpec::Earliest)),
+                StartPosition::Latest => asked.push((partition, OffsetSpec::Latest)),
+                StartPosition::Timestamp(time) => {
+                    asked.push((partition, OffsetSpec::Timestamp(time)));
+                }
+            }
+        }
+        starts.extend(find_offsets(&self.client, topic, info.id, asked).await?);
+        self.fetcher.retain(|id, position| {
+            **position.topic() != *topic
+                || (id.topic == info.id && starts.contains_key(&id.partition))
+        });
+        for (partition, offset) in starts {
+            let id = TopicIdPartition::new(info.id, partition);
+            self.fetcher.assign(id, Arc::clone(&info.name), offset);
+        }
+        self.drive();
+        Ok(())
+    }
+
+    /// Stops reading a topic.
+    pub fn unassign(&mut self, topic: &str) {
+        self.fetcher
+            .retain(|_, position| **position.topic() != *topic);
+    }
+
+    /// The partitions being read.
+    pub fn assignment(&self) -> Vec<(Arc<str>, PartitionIndex)> {
+        let positions = self.fetcher.positions();
+        positions
+            .map(|(id, p)| (Arc::clone(p.topic()), id.partition))
+            .collect()
+    }
+
+    /// Hands out records, waiting up to `limit` for the first. Records of one partition come in
+    /// order and without gaps. Cancelling the call loses nothing.
+    ///
+    /// # Errors
+    /// A partition that cannot be read on fails each poll until it is moved by [`Consumer::seek`]
+    /// or assigned anew.
+    pub async fn poll(&mut self, limit: Duration) -> Result<Vec<ConsumedRecord>, ConsumeError> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            while let Ok(event) = self.events.1.try_recv() {
+                self.on_event(event);
+            }
+            self.drive();
+            if let Some(failure) = self.fetcher.failure() {
+                return Err(failure.clone());
+            }
+            self.find_resets(deadline).await?;
+            let records = self.fetcher.take_records()?;
+            if !records.is_empty() {
+                // What was taken made room; fetch on while the application works.
+                self.drive();
+                return Ok(records);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(records);
+            }
+            self.wait(deadline).await;
+        }
+    }
+
+    /// The offset of the next record that [`Consumer::poll`] hands out.
+    pub fn position(&self, topic: &str, partition: PartitionIndex) -> Option<Offset> {
+        self.fetcher
+            .position(topic, partition)
+            .map(|position| position.next())
+    }
+
+    /// The end of what was readable when records of the partition last came; `None` before.
+    pub fn high_watermark(&self, topic: &str, partition: PartitionIndex) -> Option<Offset> {
+        self.fetcher.position(topic, partition)?.high_watermark()
+    }
+
+    /// Goes on from another offset, and forgets what failed.
+    ///
+    /// # Errors
+    /// If the partition is not assigned.
+    pub fn seek(
+        &mut self,
+        topic: &str,
+        partition: PartitionIndex,
+        offset: Offset,
+    ) -> Result<(), ConsumeError> {
+        match self.fetcher.position_mut(topic, partition) {
+            Some(position) => {
+                position.seek(offset);
+                self.drive();
+                Ok(())
+            }
+            None => Err(ConsumeError::NotAssigned {
+                topic: topic.to_owned(),
+                partition,
+            }),
+        }
+    }
+
+    /// Waits for a response, a change of the cluster, or what is due.
+    async fn wait(&mut self, deadline: tokio::time::Instant) {
+        let now = self.now();
+        let due = self.fetcher.next_deadline(now).map(|at| at.since(now));
+        let until_deadline = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let pause = due.map_or(until_deadline, |due| due.min(until_deadline));
+        tokio::select! {
+            event = self.events.1.recv() => {
+                if let Some(event) = event {
+                    self.on_event(event);
+                }
+            }
+            // The watcher lives as long as the client that is held here.
+            _ = self.view.changed() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            StreamEvent::Response(response) => self.fetcher.on_response(now, response),
+            StreamEvent::Closed { stream, .. } => {
+                self.streams.remove(&stream);
+                self.fetcher.on_stream_closed(now, stream);
+            }
+        }
+    }
+
+    fn drive(&mut self) {
+        let now = self.now();
+        self.fetcher.on_tick(now);
+        let view = Arc::clone(&self.view.borrow());
+        self.fetcher.drive(now, &view);
+        for effect in self.fetcher.take_effects() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send {
+                stream,
+                endpoint,
+                request,
+            } => {
+                let opened = self.streams.entry(stream).or_insert_with(|| {
+                    let connections = Arc::clone(self.client.connections());
+                    let (capacity, events) = (FETCHES_PER_BROKER_MAX * 2, self.events.0.clone());
+                    let open = |mut client: DataClient, requests| async move {
+                        client.fetch(requests).await
+                    };
+                    BidiStream::open(connections, stream, endpoint, capacity, events, open)
+                });
+                if !opened.send(request) {
+                    tracing::trace!(stream, "a request met a stream that has just ended");
+                }
+            }
+            Effect::Close { stream } => {
+                self.streams.remove(&stream);
+            }
+            Effect::LearnLeader { partition, hint } => {
+                let view = self.client.view();
+                view.learn_leader(partition.topic, partition.partition, &hint);
+            }
+            Effect::SuspectView => self.client.view().suspect(),
+        }
+    }
+
+    /// Finds the positions of partitions that fell out of their log's range.
+    async fn find_resets(&mut self, deadline: tokio::time::Instant) -> Result<(), ConsumeError> {
+        let mut topics: BTreeMap<(Arc<str>, TopicId), Vec<(PartitionIndex, OffsetSpec)>> =
+            BTreeMap::new();
+        for (id, position) in self.fetcher.positions() {
+            if let Some(spec) = position.reset() {
+                let topic = (Arc::clone(position.topic()), id.topic);
+                topics.entry(topic).or_default().push((id.partition, spec));
+            }
+        }
+        for ((topic, id), asked) in topics {
+            let found = find_offsets(&self.client, &topic, id, asked);
+            match timeout_at(deadline, found).await {
+                Ok(Ok(found)) => {
+                    for (partition, offset) in found {
+                        let id = TopicIdPartition::new(id, partition);
+                        self.fetcher.on_reset_found(id, offset);
+                    }
+                }
+                Ok(Err(error)) if error.is_retriable() => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        self.drive();
+        Ok(())
+    }
+
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.origin.elapsed()
+    }
+}
+
+/// The offsets asked for. Where no record is at or after a timestamp, the end is meant.
+async fn find_offsets(
+    client: &Client,
+    topic: &str,
+    id: TopicId,
+    asked: Vec<(PartitionIndex, OffsetSpec)>,
+) -> Result<BTreeMap<PartitionIndex, Offset>, ClientError> {
+    if asked.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let listed = list_offsets(client, topic, Some(id), asked).await?;
+    let (found, missing): (Vec<ListedOffset>, Vec<_>) = listed
+        .into_iter()
+        .partition(|listed| listed.offset.is_some());
+    let ends = missing
+        .iter()
+        .map(|listed| (listed.partition, OffsetSpec::Latest))
+        .collect();
+    let ends = if missing.is_empty() {
+        Vec::new()
+    } else {
+        list_offsets(client, topic, Some(id), ends).await?
+    };
+    let all = found.into_iter().chain(ends);
+    Ok(all
+        .filter_map(|listed| Some((listed.partition, listed.offset?)))
+        .collect())
+}
+
+fn unknown(message: String) -> ConsumeError {
+    let error = ApiError::new(ErrorCode::UnknownTopicOrPartition, message);
+    ClientError::Api(error).into()
+}

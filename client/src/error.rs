@@ -1,0 +1,161 @@
+//! How calls of this crate fail. Each error says what was wrong, where, and what it means for the
+//! caller; producers also learn whether a failed record may be in the log all the same.
+
+use std::fmt;
+use std::time::Duration;
+
+use ottla_model::error::{ApiError, Outcome};
+use ottla_model::{ErrorCode, Offset, PartitionIndex};
+
+/// One broker that was asked in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// The address asked, as `host:port`.
+    pub endpoint: String,
+    /// Why it did not answer, in words.
+    pub reason: String,
+}
+
+impl fmt::Display for FailedAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.endpoint, self.reason)
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// A setting that cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// None of the bootstrap addresses answered.
+    #[error("no bootstrap address answered: {}", list(tried))]
+    Bootstrap { tried: Vec<FailedAttempt> },
+    /// The cluster refused.
+    #[error("{0}")]
+    Api(ApiError),
+    /// No broker answered until the deadline.
+    #[error(
+        "{what} found no broker that answers within {after:?}: {}",
+        list(tried)
+    )]
+    Unavailable {
+        what: &'static str,
+        after: Duration,
+        tried: Vec<FailedAttempt>,
+    },
+    /// What was waited for did not come about.
+    #[error("{what} did not happen within {after:?}")]
+    TimedOut { what: String, after: Duration },
+}
+
+impl ClientError {
+    /// The refusal's code; `None` if the cluster did not answer.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            ClientError::Api(error) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            ClientError::Api(error) => error.code.is_retriable(),
+            ClientError::Config(_) => false,
+            _ => true,
+        }
+    }
+}
+
+impl From<ApiError> for ClientError {
+    fn from(error: ApiError) -> ClientError {
+        ClientError::Api(error)
+    }
+}
+
+fn list(tried: &[FailedAttempt]) -> String {
+    if tried.is_empty() {
+        return "no address is known".to_owned();
+    }
+    let tried: Vec<_> = tried.iter().map(ToString::to_string).collect();
+    tried.join("; ")
+}
+
+/// Why a record was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProduceError {
+    pub code: ErrorCode,
+    /// [`Outcome::Definite`]: the record is surely not in the log. [`Outcome::Indefinite`]: it may
+    /// be, so sending it again may duplicate it.
+    pub outcome: Outcome,
+    pub message: String,
+}
+
+impl ProduceError {
+    pub(crate) fn definite(code: ErrorCode, message: impl Into<String>) -> ProduceError {
+        ProduceError {
+            code,
+            outcome: Outcome::Definite,
+            message: message.into(),
+        }
+    }
+}
+
+/// Why a poll or a change of position failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConsumeError {
+    /// The position lies outside the log. Seek, or set [`crate::ConsumerConfig::auto_reset`].
+    #[error(
+        "offset {offset} of {topic}-{partition} is out of range: the log has the offsets {log_start_offset} to {high_watermark}"
+    )]
+    OffsetOutOfRange {
+        topic: String,
+        partition: PartitionIndex,
+        offset: Offset,
+        log_start_offset: Offset,
+        /// The first offset that is not readable yet.
+        high_watermark: Offset,
+    },
+    /// The bytes at this position are no valid batch.
+    #[error("the records at offset {offset} of {topic}-{partition} are damaged: {reason}")]
+    Corrupt {
+        topic: String,
+        partition: PartitionIndex,
+        offset: Offset,
+        reason: String,
+    },
+    /// The broker refused for a reason that waiting does not cure.
+    #[error("fetching {topic}-{partition} was refused: {error}")]
+    Refused {
+        topic: String,
+        partition: PartitionIndex,
+        error: ApiError,
+    },
+    /// The topic was deleted while it was being read.
+    #[error("the topic {topic} was deleted")]
+    TopicDeleted { topic: String },
+    /// The consumer has no such partition; assign it first.
+    #[error("{topic}-{partition} is not assigned to this consumer")]
+    NotAssigned {
+        topic: String,
+        partition: PartitionIndex,
+    },
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl ConsumeError {
+    /// The refusal's code, where one stands behind the error.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            ConsumeError::OffsetOutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
+            ConsumeError::Corrupt { .. } => Some(ErrorCode::CorruptMessage),
+            ConsumeError::Refused { error, .. } => Some(error.code),
+            ConsumeError::TopicDeleted { .. } => Some(ErrorCode::UnknownTopicOrPartition),
+            ConsumeError::NotAssigned { .. } => None,
+            ConsumeError::Client(error) => error.code(),
+        }
+    }
+}

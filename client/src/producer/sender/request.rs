@@ -1,0 +1,97 @@
+//! A request that is being put together, and what is remembered of it until it is answered.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ottla_model::limits::PARTITIONS_PER_MESSAGE_MAX;
+use ottla_model::{Instant, LeaderEpoch, NodeId, TopicIdPartition};
+use ottla_proto::v1;
+
+#[derive(Debug)]
+pub(super) struct SentRequest {
+    pub node: NodeId,
+    pub stream: u64,
+    pub at: Instant,
+    /// In the order of the request.
+    pub partitions: Vec<TopicIdPartition>,
+}
+
+#[derive(Debug)]
+pub(super) struct Draft {
+    node: NodeId,
+    request: v1::ProduceRequest,
+    partitions: Vec<TopicIdPartition>,
+    members: BTreeSet<TopicIdPartition>,
+    bytes: usize,
+}
+
+impl Draft {
+    pub(super) fn new(id: u64, node: NodeId) -> Draft {
+        Draft {
+            node,
+            request: v1::ProduceRequest {
+                request_id: id,
+                ..v1::ProduceRequest::default()
+            },
+            partitions: Vec::new(),
+            members: BTreeSet::new(),
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.request.request_id
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether a batch of this size still belongs into it. A request holds one batch of a
+    /// partition.
+    pub(super) fn takes(&self, partition: TopicIdPartition, bytes: usize, limit: usize) -> bool {
+        !self.members.contains(&partition)
+            && self.bytes + bytes <= limit
+            && self.partitions.len() < PARTITIONS_PER_MESSAGE_MAX
+    }
+
+    pub(super) fn push(
+        &mut self,
+        partition: TopicIdPartition,
+        topic: &str,
+        epoch: LeaderEpoch,
+        batch: Bytes,
+    ) {
+        self.members.insert(partition);
+        self.partitions.push(partition);
+        self.bytes += batch.len();
+        self.request.partitions.push(v1::ProducePartition {
+            partition: Some(v1::TopicPartition {
+                topic: topic.to_owned(),
+                topic_id: Bytes::copy_from_slice(partition.topic.as_bytes()),
+                partition: partition.partition.0,
+            }),
+            leader_epoch: Some(epoch.0),
+            batch,
+        });
+    }
+
+    pub(super) fn finish(
+        mut self,
+        now: Instant,
+        stream: u64,
+        acks: v1::Acks,
+        timeout: Duration,
+    ) -> (SentRequest, v1::ProduceRequest) {
+        self.request.acks = acks.into();
+        self.request.timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let sent = SentRequest {
+            node: self.node,
+            stream,
+            at: now,
+            partitions: self.partitions,
+        };
+        (sent, self.request)
+    }
+}
