@@ -243,6 +243,11 @@ impl Active {
                 broker_epoch,
                 cause,
             } => fencing::fence(draft, gone, broker, broker_epoch, cause).map(done),
+            // Asked by a beat that was still on its way when the stream closed.
+            Request::Unfence {
+                broker,
+                broker_epoch,
+            } if self.sessions.is_closed(broker, broker_epoch) => Ok(done(())),
             Request::Unfence {
                 broker,
                 broker_epoch,

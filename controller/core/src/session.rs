@@ -126,6 +126,12 @@ impl Sessions {
         }
     }
 
+    /// Whether this registration's last control stream was closed.
+    pub(crate) fn is_closed(&self, broker: NodeId, epoch: BrokerEpoch) -> bool {
+        let session = self.by_broker.get(&broker).filter(|s| s.epoch == epoch);
+        session.is_some_and(|session| session.link == Link::Closed)
+    }
+
     /// The unfenced brokers that were not heard of for the session timeout.
     pub(crate) fn expired(&self, now: Instant, image: &MetadataImage) -> BTreeSet<NodeId> {
         let expired = |id: &NodeId| self.unfenced_deadline(*id, image) <= Some(now);
