@@ -55,7 +55,7 @@ impl ControllerCore {
             sessions: Sessions::seeded(self.config.session_timeout, now, &image),
             scratch: Arc::clone(&image),
             committed: image,
-            next_pass: now + self.config.preferred_leader_pause,
+            next_pass: now + self.config.preferred_leader_interval,
         });
     }
 

@@ -242,10 +242,7 @@ fn brokers_that_vanish_together_are_fenced_one_by_one_without_detours() {
     let topic = fixture.topic("t", &[1, 2, 3], &[]);
     fixture.advance(SECOND * 3);
     fixture.beat(3);
-    assert_eq!(
-        fixture.core.next_deadline().unwrap(),
-        fixture.now.min(Instant(200_000_000))
-    );
+    assert_eq!(fixture.core.next_deadline(), Some(fixture.now));
     fixture.tick();
     assert_eq!(fixture.state(topic), "isr [2, 3] elr [] leader 3");
     assert!(fixture.core.next_deadline().unwrap() <= fixture.now);
@@ -403,13 +400,14 @@ fn preferred_leaders_return_by_themselves_a_few_at_a_time() {
         fixture.alter(*topic, &[2, 1]).unwrap();
     }
     let mut moved = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..6 {
         fixture.now = fixture.now.max(fixture.core.next_deadline().unwrap());
         fixture.beat(1);
         fixture.beat(2);
         moved.push(fixture.tick().len());
     }
-    assert_eq!(moved, [2, 2, 0]);
+    moved.retain(|count| *count > 0);
+    assert_eq!(moved, [2, 2], "two at a time");
     let lagging = fixture.state(topics[4]);
     assert_eq!(lagging, "isr [2] elr [1] leader 2");
 }
