@@ -93,6 +93,10 @@ impl World {
             let decoded = MetadataRecord::decode(&record.encode()).unwrap();
             delta.replay(&decoded).unwrap();
             self.note(&decoded, delta.image());
+            for broker in delta.image().brokers.values().filter(|b| b.fenced) {
+                let leads = delta.image().leader_count(broker.broker);
+                assert_eq!(leads, 0, "led by fenced {} amid {records:?}", broker.broker);
+            }
         }
         let image = delta.apply();
         assert_eq!(&image, self.core.scratch());

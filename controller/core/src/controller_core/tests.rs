@@ -264,6 +264,18 @@ fn a_new_active_controller_gives_every_broker_a_full_session_and_forgets_none() 
     assert_eq!(kinds(&fixture.tick()), ["BrokerChanged"]);
 }
 
+#[test]
+fn brokers_that_others_registered_get_a_full_session_too() {
+    let fixture = Fixture::with_brokers(2);
+    let ahead = Arc::new(fixture.image().clone());
+    let mut late = ControllerCore::new(ControllerConfig::default());
+    late.activate(Instant::ZERO, Arc::default());
+    late.on_tick(Instant(2_000_000_000), &mut Vec::new());
+    late.on_committed(Arc::clone(&ahead));
+    assert_eq!(late.scratch(), ahead.as_ref());
+    assert_eq!(late.next_deadline(), Some(Instant(5_000_000_000)));
+}
+
 // Beats
 
 #[test]
