@@ -34,18 +34,22 @@ fn record_for(image: &MetadataImage, step: Step, number: usize) -> MetadataRecor
             cause: Cause::Requested,
         }
         .into(),
-        3 if b % 4 == 0 => BrokerUnregistered {
+        3 if b.is_multiple_of(4) => BrokerUnregistered {
             broker,
             broker_epoch: epoch_of(image, broker),
         }
         .into(),
         3 | 4 => TopicCreated {
             topic: TopicId::from_random(number as u128 + 1),
-            name: TopicName::new(format!("t{}{}", if b % 2 == 0 { '.' } else { '_' }, a % 8))
-                .unwrap(),
+            name: TopicName::new(format!(
+                "t{}{}",
+                if b.is_multiple_of(2) { '.' } else { '_' },
+                a % 8
+            ))
+            .unwrap(),
         }
         .into(),
-        5 if b % 4 == 0 => TopicDeleted {
+        5 if b.is_multiple_of(4) => TopicDeleted {
             topic: some_topic(image, a),
         }
         .into(),
@@ -57,7 +61,7 @@ fn record_for(image: &MetadataImage, step: Step, number: usize) -> MetadataRecor
                 _ => ConfigResource::Topic(some_topic(image, a)),
             },
             name: ["retention.ms", "min.insync.replicas"][usize::from(b % 2)].to_owned(),
-            value: (c % 3 != 0).then(|| c.to_string()),
+            value: (!c.is_multiple_of(3)).then(|| c.to_string()),
         }
         .into(),
         10 => FeatureLevelChanged {
@@ -65,7 +69,7 @@ fn record_for(image: &MetadataImage, step: Step, number: usize) -> MetadataRecor
             level: u16::from(b % 3),
         }
         .into(),
-        _ if b % 2 == 0 => ProducerIdsAllocated {
+        _ if b.is_multiple_of(2) => ProducerIdsAllocated {
             broker,
             broker_epoch: epoch_of(image, broker),
             next_producer_id: ProducerId(i64::from(c) * 100),
@@ -113,7 +117,7 @@ fn created(image: &MetadataImage, a: u8, b: u8, c: u8) -> PartitionCreated {
     let replicas = three(b % 100);
     PartitionCreated {
         topic,
-        partition: PartitionIndex(count as i32 + i32::from(c % 8 == 0)),
+        partition: PartitionIndex(count as i32 + i32::from(c.is_multiple_of(8))),
         isr: replicas[..usize::from(1 + c % 3)].to_vec(),
         leader: replicas[0],
         replicas,
@@ -129,18 +133,21 @@ fn changed(image: &MetadataImage, a: u8, b: u8, c: u8) -> PartitionChanged {
         .partition(id)
         .map_or(three(a % 100), |p| p.replicas.clone());
     let mut change = PartitionChanged::new(id, Cause::Requested);
-    change.isr =
-        (c % 2 == 0).then(|| replicas[..usize::from(c / 2 % 4).min(replicas.len())].to_vec());
-    change.elr = (c % 5 == 0).then(|| replicas[replicas.len() - 1..].to_vec());
+    change.isr = c
+        .is_multiple_of(2)
+        .then(|| replicas[..usize::from(c / 2 % 4).min(replicas.len())].to_vec());
+    change.elr = c
+        .is_multiple_of(5)
+        .then(|| replicas[replicas.len() - 1..].to_vec());
     change.leader = match c % 7 {
         0 | 1 => Some(LeaderChange::None),
         2..=4 => Some(LeaderChange::To(replicas[usize::from(b % 2)])),
         _ => None,
     };
-    if c % 11 == 0 {
+    if c.is_multiple_of(11) {
         change.replicas = Some(replicas.iter().rev().copied().collect());
     }
-    if c % 13 == 0 {
+    if c.is_multiple_of(13) {
         change.adding = Some(vec![replicas[0]]);
         change.removing = Some(vec![replicas[1]]);
     }
