@@ -2,7 +2,7 @@
 //! whether a follower's log is a part of the leader's. Writes are in `produce.rs`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_model::{BrokerEpoch, ErrorCode, Instant, LeaderEpoch, NodeId, Offset, PartitionEpoch};
 
@@ -33,6 +33,7 @@ impl Partition {
         let epoch_start = self.log.end();
         self.log.epochs.assign(assignment.leader_epoch, epoch_start);
         let followers = followers_of(assignment, self.setup.local)
+            .into_iter()
             .map(|node| {
                 let progress = if assignment.isr.contains(&node) {
                     ReplicaProgress::presumed_caught_up(now)
@@ -59,6 +60,7 @@ impl Partition {
         };
         let mut known = std::mem::take(&mut leading.followers);
         leading.followers = followers_of(assignment, self.setup.local)
+            .into_iter()
             .map(|node| (node, known.remove(&node).unwrap_or_default()))
             .collect();
         leading.isr.commit(assignment.isr.clone());
@@ -318,9 +320,10 @@ fn vouched_epoch(
     known.unwrap_or(UNKNOWN_BROKER_EPOCH)
 }
 
-fn followers_of(assignment: &Assignment, local: NodeId) -> impl Iterator<Item = NodeId> {
+/// Every node whose progress matters, once.
+fn followers_of(assignment: &Assignment, local: NodeId) -> BTreeSet<NodeId> {
     let all = assignment.replicas.iter().chain(&assignment.isr).copied();
-    all.filter(move |node| *node != local)
+    all.filter(|node| *node != local).collect()
 }
 
 /// How a follower's log stands to the leader's.
