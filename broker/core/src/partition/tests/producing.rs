@@ -248,15 +248,14 @@ fn an_idempotent_retry_is_recognised_by_the_next_leader() {
 #[test]
 fn writes_are_refused_for_a_moment_while_producers_are_read_from_the_log() {
     let mut replica = Replica::follower(&[(1, 0)], 10);
-    let mut base = 10;
     for sequence in 0..7 {
+        let base = 10 + i64::from(sequence);
         let written = stamped(&producer_batch(4, 0, sequence, 1), base, 5);
         replica.data(LeaderData {
             headers: vec![header(&written)],
             batches: written,
             ..push(5, &[], 0)
         });
-        base += 1;
     }
     let effects = replica.step(Input::LeaderDiverged {
         leader_epoch: LeaderEpoch(5),
