@@ -61,7 +61,13 @@ impl Partition {
         let mut known = std::mem::take(&mut leading.followers);
         leading.followers = followers_of(assignment, self.setup.local)
             .into_iter()
-            .map(|node| (node, known.remove(&node).unwrap_or_default()))
+            .map(|node| {
+                let mut progress = known.remove(&node).unwrap_or_default();
+                if assignment.isr.contains(&node) && !leading.isr.is_committed(node) {
+                    progress.joined(now);
+                }
+                (node, progress)
+            })
             .collect();
         leading.isr.commit(assignment.isr.clone());
         self.fail_if_under_min_isr(effects);

@@ -20,6 +20,8 @@ use super::checker::Checker;
 use super::controller::{AlterRequest, Controller};
 use super::disk::Disk;
 
+/// The most inputs of one history; more mean that messages go round in circles.
+const STEPS_MAX: u64 = 50_000;
 /// The most batches in one push.
 const PUSH_BATCHES: usize = 3;
 
@@ -211,14 +213,21 @@ impl Cluster {
     /// One input into one core, and everything it asks for.
     pub fn step(&mut self, id: NodeId, input: Input) {
         let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else {
+        if !self.is_up(id) {
             return;
-        };
-        let Some(core) = &mut node.core else { return };
+        }
         let mut hasher = DefaultHasher::new();
         (self.trace, id, now, format!("{input:?}")).hash(&mut hasher);
         self.trace = hasher.finish();
         self.steps += 1;
+        assert!(
+            self.steps < STEPS_MAX,
+            "the cluster does not come to rest: {input:?} to {id} with {:#?}",
+            self.status()
+        );
+        let Some(core) = self.nodes.get_mut(&id).and_then(|node| node.core.as_mut()) else {
+            return;
+        };
         let term = (core.role(), core.leader_epoch());
         let mut effects = Vec::new();
         core.step(now, input, &mut effects);
@@ -226,7 +235,7 @@ impl Cluster {
             self.checker.leads(core.leader_epoch(), id);
         }
         if (core.role(), core.leader_epoch()) != term {
-            node.pushes.clear();
+            self.node(id).pushes.clear();
         }
         for effect in effects {
             self.run(id, effect);
@@ -297,7 +306,10 @@ impl Cluster {
             Effect::RefuseFollower { follower, error } => {
                 self.events
                     .push(format!("{id}: refuses {follower}: {error}"));
-                self.refuse(id, follower, error);
+                self.to_follower(id, follower, |leader_epoch| Input::LeaderRefused {
+                    leader_epoch,
+                    error,
+                });
             }
             Effect::SendState { leader, state } => {
                 let follower = id;
@@ -339,19 +351,6 @@ impl Cluster {
             );
             self.checker.committed(&node.disk.written, to);
         }
-    }
-
-    /// The leader's answer carries the epoch that the follower stated, which for a node that does
-    /// not lead is the follower's own.
-    fn refuse(&mut self, leader: NodeId, follower: NodeId, error: ErrorCode) {
-        let stated = self.nodes[&follower]
-            .core
-            .as_ref()
-            .map_or(LeaderEpoch::NONE, Partition::leader_epoch);
-        self.to_follower(leader, follower, |_| Input::LeaderRefused {
-            leader_epoch: stated,
-            error,
-        });
     }
 
     fn to_follower(

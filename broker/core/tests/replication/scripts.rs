@@ -2,10 +2,11 @@
 //! `OTTLA_REWRITE_SCRIPTS=1` writes what came of them into the files instead.
 //!
 //! ```text
-//! cluster min_isr=N isr=1,2,3   three nodes, the first of the ISR leads in epoch 1
+//! cluster min_isr=N isr=1,2,3 [away=N]
+//!                               three nodes, the first of the ISR leads in epoch 1; N is isolated
 //! produce N [count=N] [acks=leader|none] [producer=ID:EPOCH:SEQUENCE]
 //! flush N                       what node N wrote becomes durable
-//! deliver [A B]                 every message and decision moves; or those from A to B only
+//! deliver [A B]                 every message and decision moves; or messages from A to B only
 //! metadata N                    node N learns the newest metadata
 //! decide                        the controller answers what it was asked
 //! settle                        everything moves, disks too, until nothing does
@@ -44,6 +45,9 @@ impl Runner {
             let isr: Vec<i32> = isr.split(',').map(number).collect();
             let min_isr = named(&words, "min_isr").map_or(2, number);
             let mut cluster = Cluster::new(&[1, 2, 3], &isr, min_isr);
+            if let Some(away) = named(&words, "away") {
+                cluster.isolate(NodeId(number(away)));
+            }
             for node in [3, 2, 1] {
                 cluster.deliver_metadata(NodeId(node));
             }

@@ -14,7 +14,7 @@ use super::checker::Checker;
 use super::cluster::{CONTROLLER, Cluster};
 
 const SEEDS: u64 = 300;
-const STEPS: usize = 600;
+const STEPS: usize = 800;
 
 /// SplitMix64: small, fixed, and the same everywhere.
 struct Random(u64);

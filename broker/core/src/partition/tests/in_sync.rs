@@ -175,3 +175,15 @@ fn a_replica_added_again_must_state_itself_again() {
     assert_eq!(leader.ack(3, 0), vec![]);
     assert_eq!(leader.state(3, 0, -1)[1], alter(1, 3, &[1, 2, 3]));
 }
+
+#[test]
+fn a_follower_that_joins_at_the_high_watermark_has_the_lag_time_to_reach_the_end() {
+    let mut leader = Replica::leader(&[1]);
+    leader.produce(Acks::Leader, 5);
+    leader.flush(1);
+    leader.now = leader.now + LAG_MAX * 2;
+    assert_eq!(leader.state(2, 0, -1)[1], alter(1, 1, &[1, 2]));
+    let joined = Input::Assignment(assignment(1, 1, 2, &[1, 2]));
+    assert_eq!(leader.step(joined), vec![]);
+    assert_eq!(leader.tick_after(LAG_MAX), vec![alter(1, 2, &[1])]);
+}
