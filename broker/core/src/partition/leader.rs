@@ -351,6 +351,15 @@ fn compare_logs(log: &LocalLog, stated: &FollowerState) -> Comparison {
         // it the log's start.
         return Comparison::Matches { from: log.start() };
     }
+    let is_known = |earliest| stated.last_epoch >= earliest;
+    if stated.last_epoch != LeaderEpoch::NONE && !log.epochs.earliest().is_some_and(is_known) {
+        // The follower's last record is of an epoch of which nothing is left here. Above our start
+        // it differs for sure, and below nobody can tell any more, so it starts over.
+        return Comparison::Parts {
+            epoch: LeaderEpoch::NONE,
+            end_offset: log.start(),
+        };
+    }
     let found = if stated.last_epoch == LeaderEpoch::NONE {
         // A log without records can only be too far.
         Some((log.last_epoch(), log.end()))

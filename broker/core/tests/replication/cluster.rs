@@ -282,6 +282,13 @@ impl Cluster {
                     isr,
                 });
             }
+            other => self.run_between(id, other),
+        }
+    }
+
+    /// The effects that concern other replicas.
+    fn run_between(&mut self, id: NodeId, effect: Effect) {
+        match effect {
             Effect::StartFollower { follower, from } => {
                 let push = Push {
                     next: from,
@@ -297,7 +304,7 @@ impl Cluster {
                 self.events.push(format!(
                     "{id}: tells {follower} that epoch {epoch} ends at {end_offset}"
                 ));
-                self.to_follower(id, follower, |leader_epoch| Input::LeaderDiverged {
+                self.send_down(id, follower, |leader_epoch| Input::LeaderDiverged {
                     leader_epoch,
                     epoch,
                     end_offset,
@@ -306,7 +313,7 @@ impl Cluster {
             Effect::RefuseFollower { follower, error } => {
                 self.events
                     .push(format!("{id}: refuses {follower}: {error}"));
-                self.to_follower(id, follower, |leader_epoch| Input::LeaderRefused {
+                self.send_down(id, follower, |leader_epoch| Input::LeaderRefused {
                     leader_epoch,
                     error,
                 });
@@ -322,7 +329,7 @@ impl Cluster {
                     durable_end: state.durable_end,
                     last_epoch: state.last_epoch,
                 });
-                self.to_leader(id, leader, input);
+                self.send_up(id, leader, input);
             }
             Effect::SendAck {
                 leader,
@@ -335,8 +342,9 @@ impl Cluster {
                     leader_epoch,
                     durable_end,
                 };
-                self.to_leader(id, leader, Input::FollowerAck(ack));
+                self.send_up(id, leader, Input::FollowerAck(ack));
             }
+            other => panic!("not between replicas: {other:?}"),
         }
     }
 
@@ -353,7 +361,7 @@ impl Cluster {
         }
     }
 
-    fn to_follower(
+    fn send_down(
         &mut self,
         leader: NodeId,
         follower: NodeId,
@@ -371,7 +379,7 @@ impl Cluster {
         }
     }
 
-    fn to_leader(&mut self, follower: NodeId, leader: NodeId, input: Input) {
+    fn send_up(&mut self, follower: NodeId, leader: NodeId, input: Input) {
         if let Some(stream) = self.streams.get_mut(&(follower, leader))
             && stream.is_up
         {

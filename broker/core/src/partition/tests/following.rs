@@ -248,3 +248,12 @@ fn a_follower_without_stream_neither_takes_nor_acknowledges() {
     assert_eq!(follower.flush(1), vec![]);
     assert_eq!(follower.data(push(5, &[(11, 5, 1)], 0)), vec![]);
 }
+
+#[test]
+fn a_log_with_nothing_in_common_is_emptied() {
+    let mut follower = Replica::follower(&[(1, 0)], 19);
+    assert_eq!(
+        follower.step(told(-1, 7)),
+        vec![Effect::Truncate { to: Offset(0) }, states(0, -1)]
+    );
+}

@@ -200,3 +200,16 @@ fn a_node_that_holds_the_partition_no_longer_has_no_role() {
         vec![(1, ErrorCode::NotLeaderOrFollower)]
     );
 }
+
+#[test]
+fn a_follower_of_an_epoch_that_retention_dropped_starts_over() {
+    let mut leader = Replica::with_log(&[(1, 0), (4, 5)], 30);
+    let alone = Assignment {
+        min_insync_replicas: 1,
+        ..assignment(1, 5, 5, &[1])
+    };
+    leader.step(Input::Assignment(alone));
+    leader.step(Input::LogStartAdvanced { to: Offset(7) });
+    // Its records from 5 on are not the leader's, although the leader cannot show it any more.
+    assert_eq!(leader.state(2, 19, 1), vec![diverged(2, -1, 7)]);
+}
