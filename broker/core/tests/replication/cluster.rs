@@ -19,6 +19,7 @@ use ottla_model::{
 use super::checker::Checker;
 use super::controller::{AlterRequest, Controller};
 use super::disk::Disk;
+use super::show::{describe_reply, list};
 
 /// The most inputs of one history; more mean that messages go round in circles.
 const STEPS_MAX: u64 = 50_000;
@@ -77,11 +78,6 @@ pub const CONTROLLER: NodeId = NodeId(0);
 
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
-}
-
-fn list(nodes: impl IntoIterator<Item = NodeId>) -> String {
-    let texts: Vec<String> = nodes.into_iter().map(|node| node.to_string()).collect();
-    texts.join(",")
 }
 
 impl Cluster {
@@ -586,65 +582,5 @@ impl Cluster {
                 self.now
             );
         }
-    }
-
-    /// One line per node.
-    pub fn status(&self) -> Vec<String> {
-        let describe = |(id, node): (&NodeId, &Node)| {
-            let Some(core) = &node.core else {
-                return format!("{id}: down");
-            };
-            let shown = core.describe();
-            let role = match shown.role {
-                Role::Leader => "leader".to_owned(),
-                Role::Follower { leader } => format!("follower of {leader}"),
-                Role::None => "no role".to_owned(),
-            };
-            let proposed = shown.proposed_isr.map_or(String::new(), |proposed| {
-                format!(" proposed={}", list(proposed))
-            });
-            format!(
-                "{id}: {role} epoch={} hw={} durable={} end={} isr={}{proposed}",
-                shown.leader_epoch,
-                shown.high_watermark,
-                shown.durable_end,
-                shown.log_end,
-                list(shown.isr)
-            )
-        };
-        self.nodes.iter().map(describe).collect()
-    }
-
-    /// The log as ranges of offsets, each with its leader epoch.
-    pub fn log(&self, id: NodeId) -> String {
-        let log = &self.nodes[&id].disk.written;
-        let mut ranges: Vec<(LeaderEpoch, Offset, Offset)> = Vec::new();
-        for (header, _) in &log.batches {
-            match ranges.last_mut() {
-                Some((epoch, _, end)) if *epoch == header.leader_epoch => {
-                    *end = header.next_offset();
-                }
-                _ => ranges.push((
-                    header.leader_epoch,
-                    header.base_offset,
-                    header.next_offset(),
-                )),
-            }
-        }
-        let texts: Vec<String> = ranges
-            .iter()
-            .map(|(epoch, from, to)| format!("[{from},{to})@{epoch}"))
-            .collect();
-        format!("{id}: start={} {}", log.start, texts.join(" "))
-    }
-}
-
-fn describe_reply(reply: ReplyId, result: &Result<ProduceAck, ProduceError>) -> String {
-    match result {
-        Ok(ack) if ack.duplicate => {
-            format!("reply {}: offset {}, again", reply.0, ack.base_offset)
-        }
-        Ok(ack) => format!("reply {}: offset {}", reply.0, ack.base_offset),
-        Err(error) => format!("reply {}: {}", reply.0, error.code),
     }
 }

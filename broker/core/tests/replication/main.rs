@@ -6,4 +6,5 @@ mod cluster;
 mod controller;
 mod disk;
 mod scripts;
+mod show;
 mod simulation;
