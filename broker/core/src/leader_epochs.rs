@@ -26,6 +26,11 @@ impl LeaderEpochs {
             .map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
+    /// The earliest epoch that the log still holds or, without records, was assigned.
+    pub fn earliest(&self) -> Option<LeaderEpoch> {
+        self.entries.first().map(|(epoch, _)| *epoch)
+    }
+
     /// The epochs with their first offsets, ascending.
     pub fn entries(&self) -> &[(LeaderEpoch, Offset)] {
         &self.entries

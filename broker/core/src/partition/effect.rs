@@ -43,7 +43,8 @@ pub enum Effect {
     },
     /// The logs agree up to `from`: push from there, or from the log's start if that has passed it.
     StartFollower { follower: NodeId, from: Offset },
-    /// The logs part: the follower truncates and states itself again.
+    /// The logs part: the follower truncates and states itself again. An epoch of
+    /// [`LeaderEpoch::NONE`] says that they have nothing in common.
     Diverged {
         follower: NodeId,
         epoch: LeaderEpoch,

@@ -261,8 +261,11 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         error: ErrorCode,
     ) {
-        if let Some(following) = self.listening_in(leader_epoch) {
-            if error == ErrorCode::FencedLeaderEpoch {
+        let is_behind = leader_epoch > self.leader_epoch() || error == ErrorCode::FencedLeaderEpoch;
+        if let State::Following(following) = &mut self.state
+            && following.is_listening()
+        {
+            if is_behind {
                 // Only newer metadata helps; asking again is a safety net.
                 following.refusals = 10;
             }

@@ -70,7 +70,8 @@ pub enum Input {
         epoch: LeaderEpoch,
         end_offset: Offset,
     },
-    /// The leader's answer to a stated position: not now.
+    /// The leader's answer to a stated position: not now. With the leader epoch that the *other*
+    /// side is at, which may be behind or ahead of ours.
     LeaderRefused {
         leader_epoch: LeaderEpoch,
         error: ErrorCode,

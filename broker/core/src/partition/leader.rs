@@ -2,7 +2,7 @@
 //! whether a follower's log is a part of the leader's. Writes are in `produce.rs`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_model::{BrokerEpoch, ErrorCode, Instant, LeaderEpoch, NodeId, Offset, PartitionEpoch};
 
@@ -33,6 +33,7 @@ impl Partition {
         let epoch_start = self.log.end();
         self.log.epochs.assign(assignment.leader_epoch, epoch_start);
         let followers = followers_of(assignment, self.setup.local)
+            .into_iter()
             .map(|node| {
                 let progress = if assignment.isr.contains(&node) {
                     ReplicaProgress::presumed_caught_up(now)
@@ -59,7 +60,14 @@ impl Partition {
         };
         let mut known = std::mem::take(&mut leading.followers);
         leading.followers = followers_of(assignment, self.setup.local)
-            .map(|node| (node, known.remove(&node).unwrap_or_default()))
+            .into_iter()
+            .map(|node| {
+                let mut progress = known.remove(&node).unwrap_or_default();
+                if assignment.isr.contains(&node) && !leading.isr.is_committed(node) {
+                    progress.joined(now);
+                }
+                (node, progress)
+            })
             .collect();
         leading.isr.commit(assignment.isr.clone());
         self.fail_if_under_min_isr(effects);
@@ -318,9 +326,10 @@ fn vouched_epoch(
     known.unwrap_or(UNKNOWN_BROKER_EPOCH)
 }
 
-fn followers_of(assignment: &Assignment, local: NodeId) -> impl Iterator<Item = NodeId> {
+/// Every node whose progress matters, once.
+fn followers_of(assignment: &Assignment, local: NodeId) -> BTreeSet<NodeId> {
     let all = assignment.replicas.iter().chain(&assignment.isr).copied();
-    all.filter(move |node| *node != local)
+    all.filter(|node| *node != local).collect()
 }
 
 /// How a follower's log stands to the leader's.
@@ -341,6 +350,15 @@ fn compare_logs(log: &LocalLog, stated: &FollowerState) -> Comparison {
         // Everything the follower holds was dropped here; it restarts when the first push tells
         // it the log's start.
         return Comparison::Matches { from: log.start() };
+    }
+    let is_known = |earliest| stated.last_epoch >= earliest;
+    if stated.last_epoch != LeaderEpoch::NONE && !log.epochs.earliest().is_some_and(is_known) {
+        // The follower's last record is of an epoch of which nothing is left here. Above our start
+        // it differs for sure, and below nobody can tell any more, so it starts over.
+        return Comparison::Parts {
+            epoch: LeaderEpoch::NONE,
+            end_offset: log.start(),
+        };
     }
     let found = if stated.last_epoch == LeaderEpoch::NONE {
         // A log without records can only be too far.

@@ -31,6 +31,12 @@ impl ReplicaProgress {
         }
     }
 
+    /// The follower joined the ISR, for which the high watermark suffices. It has the full lag time
+    /// to reach the log's end, or it would leave again at once.
+    pub(super) fn joined(&mut self, now: Instant) {
+        self.last_caught_up = Some(now);
+    }
+
     pub(super) fn broker_epoch(&self) -> Option<BrokerEpoch> {
         self.broker_epoch
     }

@@ -1,0 +1,259 @@
+//! What a follower states, cuts, takes and acknowledges.
+
+use super::*;
+
+fn states(log_end: i64, last_epoch: i32) -> Effect {
+    Effect::SendState {
+        leader: NodeId(2),
+        state: FollowerPosition {
+            leader_epoch: LeaderEpoch(5),
+            log_end: Offset(log_end),
+            durable_end: Offset(log_end),
+            last_epoch: LeaderEpoch(last_epoch),
+        },
+    }
+}
+
+fn takes(ticket: u64, batches: Bytes) -> Effect {
+    Effect::Append {
+        ticket,
+        batches,
+        stamp: None,
+    }
+}
+
+fn told(epoch: i32, end_offset: i64) -> Input {
+    Input::LeaderDiverged {
+        leader_epoch: LeaderEpoch(5),
+        epoch: LeaderEpoch(epoch),
+        end_offset: Offset(end_offset),
+    }
+}
+
+#[test]
+fn a_follower_states_itself_when_stream_and_assignment_are_there_in_either_order() {
+    let leader = NodeId(2);
+    let given = || Input::Assignment(assignment(2, 5, 5, &[1, 2, 3]));
+    let mut stream_first = Replica::with_log(&[(1, 0)], 10);
+    assert_eq!(stream_first.step(Input::LeaderConnected { leader }), vec![]);
+    assert_eq!(stream_first.step(given()), vec![states(10, 1)]);
+    let mut assignment_first = Replica::with_log(&[(1, 0)], 10);
+    assert_eq!(assignment_first.step(given()), vec![]);
+    assert_eq!(
+        assignment_first.step(Input::LeaderConnected { leader }),
+        vec![states(10, 1)]
+    );
+}
+
+#[test]
+fn a_follower_takes_what_continues_its_log_and_acknowledges_what_is_durable() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = push(5, &[(10, 4, 2), (12, 5, 3)], 12);
+    assert_eq!(
+        follower.data(data.clone()),
+        vec![takes(1, data.batches), high_watermark(12)]
+    );
+    assert_eq!(follower.core.log_end(), Offset(15));
+    assert_eq!(
+        follower.flush(1),
+        vec![Effect::SendAck {
+            leader: NodeId(2),
+            leader_epoch: LeaderEpoch(5),
+            durable_end: Offset(15),
+        }]
+    );
+}
+
+#[test]
+fn the_high_watermark_of_a_follower_never_exceeds_its_log() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    assert_eq!(follower.data(push(5, &[], 40)), vec![high_watermark(10)]);
+}
+
+#[test]
+fn batches_that_are_in_the_log_already_are_passed_over() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = push(5, &[(8, 1, 2), (10, 5, 3)], 0);
+    let new = data.batches.slice(header(&batch(2)).size..);
+    assert_eq!(follower.data(data.clone()), vec![takes(1, new)]);
+    assert_eq!(follower.data(data), vec![]);
+}
+
+#[test]
+fn a_gap_makes_a_follower_state_itself_once() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    assert_eq!(
+        follower.data(push(5, &[(12, 5, 3)], 0)),
+        vec![states(10, 1)]
+    );
+    assert_eq!(follower.data(push(5, &[(15, 5, 3)], 0)), vec![]);
+    assert_eq!(follower.data(push(5, &[(10, 5, 2)], 0)).len(), 1);
+    assert_eq!(follower.core.log_end(), Offset(12));
+}
+
+#[test]
+fn data_of_another_leader_epoch_is_ignored() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    assert_eq!(follower.data(push(4, &[(10, 4, 1)], 10)), vec![]);
+    assert_eq!(follower.data(push(6, &[(10, 6, 1)], 10)), vec![]);
+}
+
+#[test]
+fn batches_whose_epochs_go_back_are_not_taken() {
+    let mut follower = Replica::follower(&[(3, 0)], 10);
+    assert_eq!(
+        follower.data(push(5, &[(10, 2, 1)], 0)),
+        vec![states(10, 3)]
+    );
+    let mut follower = Replica::follower(&[(3, 0)], 10);
+    let data = push(5, &[(10, 5, 1), (11, 4, 1)], 0);
+    assert_eq!(follower.data(data), vec![states(10, 3)]);
+    let mut follower = Replica::follower(&[(3, 0)], 10);
+    let data = push(5, &[(10, 6, 1)], 0);
+    assert_eq!(follower.data(data), vec![states(10, 3)]);
+}
+
+#[test]
+fn a_known_epoch_is_cut_to_the_smaller_of_both_ends() {
+    let mut follower = Replica::follower(&[(1, 0), (3, 10)], 20);
+    assert_eq!(
+        follower.step(told(3, 15)),
+        vec![Effect::Truncate { to: Offset(15) }, states(15, 3)]
+    );
+    let mut follower = Replica::follower(&[(1, 0), (3, 10)], 20);
+    assert_eq!(
+        follower.step(told(1, 15)),
+        vec![Effect::Truncate { to: Offset(10) }, states(10, 1)]
+    );
+}
+
+#[test]
+fn an_unknown_epoch_is_cut_to_the_end_of_the_largest_below_and_asked_about_next() {
+    let mut follower = Replica::follower(&[(1, 0), (4, 10)], 20);
+    assert_eq!(
+        follower.step(told(3, 18)),
+        vec![Effect::Truncate { to: Offset(10) }, states(10, 1)]
+    );
+}
+
+#[test]
+fn a_cut_below_the_log_start_restarts_the_log() {
+    let mut follower = Replica::follower(&[], 0);
+    let ahead = LeaderData {
+        log_start: Offset(30),
+        ..push(5, &[(30, 4, 2)], 30)
+    };
+    follower.data(ahead);
+    assert_eq!(follower.core.log_start(), Offset(30));
+    let effects = follower.step(told(2, 8));
+    assert_eq!(effects[0], Effect::RestartAt { offset: Offset(8) });
+    assert_eq!(follower.core.high_watermark(), Offset(8));
+}
+
+#[test]
+fn an_empty_epoch_of_an_earlier_leadership_is_forgotten_without_a_cut() {
+    let mut replica = Replica::with_log(&[(1, 0)], 10);
+    replica.step(Input::Assignment(assignment(1, 4, 4, &[1, 2])));
+    let leader = NodeId(2);
+    replica.step(Input::LeaderConnected { leader });
+    let effects = replica.step(Input::Assignment(assignment(2, 5, 5, &[1, 2])));
+    assert_eq!(effects, vec![states(10, 4)]);
+    assert_eq!(replica.step(told(1, 10)), vec![states(10, 1)]);
+}
+
+#[test]
+fn an_answer_that_cuts_nothing_is_not_asked_for_again_at_once() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    assert_eq!(follower.step(told(1, 10)), vec![]);
+    assert!(follower.core.next_deadline().is_some());
+}
+
+#[test]
+fn a_follower_below_the_leaders_log_start_restarts_there() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = LeaderData {
+        log_start: Offset(20),
+        ..push(5, &[(20, 4, 3)], 22)
+    };
+    assert_eq!(
+        follower.data(data.clone()),
+        vec![
+            Effect::RestartAt { offset: Offset(20) },
+            takes(1, data.batches),
+            high_watermark(22)
+        ]
+    );
+    assert_eq!(follower.core.log_start(), Offset(20));
+}
+
+#[test]
+fn a_log_that_starts_within_a_batch_is_taken_whole() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = LeaderData {
+        log_start: Offset(20),
+        ..push(5, &[(18, 4, 5)], 23)
+    };
+    let effects = follower.data(data);
+    assert_eq!(effects[0], Effect::RestartAt { offset: Offset(18) });
+    follower.flush(1);
+    let positions = LeaderData {
+        log_start: Offset(20),
+        ..push(5, &[], 23)
+    };
+    assert_eq!(
+        follower.data(positions),
+        vec![Effect::AdvanceLogStart { to: Offset(20) }]
+    );
+}
+
+#[test]
+fn a_push_behind_the_leaders_start_does_not_leave_a_hole() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = LeaderData {
+        log_start: Offset(20),
+        ..push(5, &[(25, 4, 3)], 22)
+    };
+    assert_eq!(follower.data(data), vec![states(10, 1)]);
+}
+
+#[test]
+fn a_refused_follower_states_itself_again_after_a_growing_pause() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let refused = || Input::LeaderRefused {
+        leader_epoch: LeaderEpoch(5),
+        error: ErrorCode::UnknownLeaderEpoch,
+    };
+    assert_eq!(follower.step(refused()), vec![]);
+    assert_eq!(
+        follower.core.next_deadline(),
+        Some(follower.now + Duration::from_millis(10))
+    );
+    assert_eq!(
+        follower.tick_after(Duration::from_millis(10)),
+        vec![states(10, 1)]
+    );
+    follower.step(refused());
+    assert_eq!(
+        follower.core.next_deadline(),
+        Some(follower.now + Duration::from_millis(20))
+    );
+}
+
+#[test]
+fn a_follower_without_stream_neither_takes_nor_acknowledges() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    follower.data(push(5, &[(10, 5, 1)], 0));
+    let leader = NodeId(2);
+    follower.step(Input::LeaderDisconnected { leader });
+    assert_eq!(follower.flush(1), vec![]);
+    assert_eq!(follower.data(push(5, &[(11, 5, 1)], 0)), vec![]);
+}
+
+#[test]
+fn a_log_with_nothing_in_common_is_emptied() {
+    let mut follower = Replica::follower(&[(1, 0)], 19);
+    assert_eq!(
+        follower.step(told(-1, 7)),
+        vec![Effect::Truncate { to: Offset(0) }, states(0, -1)]
+    );
+}
