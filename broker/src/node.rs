@@ -289,7 +289,7 @@ impl Starter {
         let store_config = StoreConfig {
             journal_file_bytes: self.config.journal_file_bytes,
             checkpoint_bytes: self.config.checkpoint_bytes,
-            tail_cache_bytes: self.config.tail_cache_bytes,
+            cache_bytes: self.config.tail_cache_bytes as u64,
             ..StoreConfig::default()
         };
         let manager = Arc::clone(manager);

@@ -16,6 +16,9 @@ use crate::request::{AlterPartition, AlterPartitions, Reply};
 #[cfg(test)]
 mod tests;
 
+/// What a leader says of a member whose registration it does not know (as in AlterPartition v3).
+const UNKNOWN_BROKER_EPOCH: BrokerEpoch = BrokerEpoch(-1);
+
 /// Answers [`crate::Request::AlterPartitions`]: each proposal succeeds or fails on its own.
 pub(crate) fn alter_partitions(
     draft: &mut Draft,
@@ -162,7 +165,9 @@ fn ineligibility(
     };
     let current = registration.epoch;
     match registration {
-        _ if epoch != current => Some(format!(
+        // A leader may not have heard from a member that it keeps since it began to lead. A member
+        // whose directory changed has left the ISR with its registration, so keeping is safe.
+        _ if epoch != current && (joins || epoch != UNKNOWN_BROKER_EPOCH) => Some(format!(
             "its broker epoch is {current}, the leader knows {epoch}"
         )),
         known if known.fenced => Some("it is fenced".to_owned()),

@@ -98,6 +98,17 @@ fn a_member_with_another_broker_epoch_is_ineligible() {
 }
 
 #[test]
+fn a_member_may_be_kept_but_not_added_without_its_broker_epoch() {
+    let (mut fixture, topic) = three();
+    let mut keep = fixture.proposal(topic, &[1, 2]);
+    keep.isr[1].1 = BrokerEpoch(-1);
+    assert_eq!(fixture.propose(1, keep), Ok(()));
+    let mut add = fixture.proposal(topic, &[1, 2, 3]);
+    add.isr[2].1 = BrokerEpoch(-1);
+    assert_eq!(fixture.propose(1, add), Err(ErrorCode::IneligibleReplica));
+}
+
+#[test]
 fn a_fenced_or_stopping_broker_does_not_join() {
     let (mut fixture, topic) = three();
     fixture.fence(3);
