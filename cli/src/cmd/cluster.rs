@@ -1,0 +1,208 @@
+//! `ottla cluster`: the cluster as a whole, and whether it is well.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use ottla_client::Client;
+use ottla_client::v1::ClusterView;
+use ottla_proto::convert::endpoint_text;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::args::RequestArgs;
+use crate::cmd::broker::{self, ListedBroker};
+use crate::exit::{CommandError, CommandResult, Exit};
+use crate::health::Verdict;
+use crate::observe::{self, Expected};
+use crate::output::{self, OutputFormat, Table};
+use crate::session;
+
+/// How often a watched cluster is looked at when it reports no change itself.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Commands under `ottla cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Say whether the cluster is well, and if not, what is wrong; exits with 3 if it is not
+    Health(HealthArgs),
+    /// Show the cluster's nodes and topics
+    Describe(RequestArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Keep looking, and print whenever something changed
+    #[arg(short, long)]
+    watch: bool,
+    /// With --watch: end as soon as the cluster is healthy; --timeout bounds the wait
+    #[arg(short, long, requires = "watch")]
+    exit_when_healthy: bool,
+    #[command(flatten)]
+    request: RequestArgs,
+}
+
+/// Runs a command under `ottla cluster`.
+pub async fn run(command: ClusterCommand) -> CommandResult {
+    match command {
+        ClusterCommand::Health(args) if args.watch => watch(args).await,
+        ClusterCommand::Health(args) => health(args).await,
+        ClusterCommand::Describe(request) => describe(request).await,
+    }
+}
+
+async fn health(args: HealthArgs) -> CommandResult {
+    let unreachable = |error: CommandError| CommandError {
+        exit: Exit::Condition,
+        ..error.context("unhealthy")
+    };
+    let client = session::open(&args.request).await.map_err(unreachable)?;
+    let look = observe::look(&client, Expected::default()).await;
+    let verdict = look.map_err(|error| unreachable(error.into()))?.verdict;
+    output::print(args.request.output.output, &verdict, Verdict::to_string)?;
+    if verdict.healthy {
+        Ok(())
+    } else {
+        Err(CommandError::condition_told("the cluster is unhealthy"))
+    }
+}
+
+/// What `-w` last printed.
+#[derive(Debug, PartialEq, Eq)]
+enum Last {
+    Nothing,
+    Verdict(Box<Verdict>),
+    Unreachable(String),
+}
+
+async fn watch(args: HealthArgs) -> CommandResult {
+    let deadline = args
+        .exit_when_healthy
+        .then(|| Instant::now() + args.request.timeout);
+    let mut client: Option<Client> = None;
+    let mut last = Last::Nothing;
+    loop {
+        let now = match look(&mut client, &args.request).await {
+            Ok(verdict) => Last::Verdict(Box::new(verdict)),
+            Err(error) => Last::Unreachable(error.to_string()),
+        };
+        if now != last {
+            tell(&now, args.request.output.output)?;
+            last = now;
+        }
+        if args.exit_when_healthy && matches!(&last, Last::Verdict(verdict) if verdict.healthy) {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            let waited = crate::duration::show(args.request.timeout);
+            let reason = anyhow::anyhow!("the cluster did not become healthy within {waited}");
+            return Err(CommandError::new(Exit::TimedOut, reason));
+        }
+        let pause = left.map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL));
+        match &client {
+            Some(client) => observe::wait_for_change(client, pause).await,
+            None => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+async fn look(client: &mut Option<Client>, request: &RequestArgs) -> CommandResult<Verdict> {
+    if client.is_none() {
+        *client = Some(session::connect(&request.connect, Duration::from_secs(2)).await?);
+    }
+    match client {
+        Some(client) => Ok(observe::look(client, Expected::default()).await?.verdict),
+        None => Err(CommandError::usage("no client")),
+    }
+}
+
+fn tell(now: &Last, format: OutputFormat) -> anyhow::Result<()> {
+    match now {
+        Last::Verdict(verdict) => {
+            output::print_line(format, verdict, |verdict| format!("{verdict}\n"))
+        }
+        Last::Unreachable(reason) => {
+            output::note(format_args!("unreachable: {reason}"));
+            Ok(())
+        }
+        Last::Nothing => Ok(()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    cluster_id: String,
+    active_controller: Option<i32>,
+    metadata_offset: i64,
+    answered_by: i32,
+    controllers: Vec<DescribedController>,
+    brokers: Vec<ListedBroker>,
+    topics: usize,
+    partitions: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct DescribedController {
+    id: i32,
+    internal: String,
+    active: bool,
+}
+
+impl From<&ClusterView> for Described {
+    fn from(view: &ClusterView) -> Described {
+        let controller = |controller: &ottla_client::v1::ControllerView| DescribedController {
+            id: controller.node_id,
+            internal: controller
+                .internal_endpoint
+                .as_ref()
+                .map(endpoint_text)
+                .unwrap_or_default(),
+            active: view.active_controller_id == Some(controller.node_id),
+        };
+        Described {
+            cluster_id: view.cluster_id.clone(),
+            active_controller: view.active_controller_id,
+            metadata_offset: view.metadata_offset,
+            answered_by: view.answered_by,
+            controllers: view.controllers.iter().map(controller).collect(),
+            brokers: broker::listed(view),
+            topics: view.topics.len(),
+            partitions: view.topics.iter().map(|topic| topic.partitions.len()).sum(),
+        }
+    }
+}
+
+async fn describe(request: RequestArgs) -> CommandResult {
+    let client = session::open(&request).await?;
+    let described = Described::from(&client.admin().describe_cluster().await?);
+    Ok(output::print(
+        request.output.output,
+        &described,
+        |cluster| {
+            let mut controllers = Table::new(["ID", "ROLE", "INTERNAL"]);
+            for controller in &cluster.controllers {
+                controllers.row([
+                    controller.id.to_string(),
+                    if controller.active {
+                        "active"
+                    } else {
+                        "standby"
+                    }
+                    .to_owned(),
+                    controller.internal.clone(),
+                ]);
+            }
+            format!(
+                "cluster {}\nmetadata offset {}, told by broker {}\n{} topics with {} partitions\n\n\
+             controllers\n{}\nbrokers\n{}",
+                cluster.cluster_id,
+                cluster.metadata_offset,
+                cluster.answered_by,
+                cluster.topics,
+                cluster.partitions,
+                controllers.render(),
+                broker::table(&cluster.brokers),
+            )
+        },
+    )?)
+}

@@ -1,0 +1,173 @@
+//! `ottla dev`: a cluster on this machine, until Ctrl-C.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::args::OutputArgs;
+use crate::dev::{DevCluster, DevOptions, Manifest, Place, Shape};
+use crate::duration;
+use crate::exit::{CommandError, CommandResult};
+use crate::output::{self, Table};
+use crate::signals;
+
+/// The address that clients use when none is given.
+const DEFAULT_BOOTSTRAP: &str = "127.0.0.1:9092";
+
+/// Options of `ottla dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// How many nodes, each controller and broker; 3 if not given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes: Option<u16>,
+    /// How many controllers, apart from the brokers
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u16).range(1..=9),
+        requires = "brokers",
+        conflicts_with = "nodes"
+    )]
+    controllers: Option<u16>,
+    /// How many brokers, apart from the controllers
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u16).range(1..=64),
+        requires = "controllers",
+        conflicts_with = "nodes"
+    )]
+    brokers: Option<u16>,
+    /// Keep the cluster here, and start it again from here; without it nothing is kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Run each node as a process of its own, so that it can be killed
+    #[arg(long)]
+    processes: bool,
+    /// The first port; each node takes two. By default 9092 on if they are free, else any
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    base_port: Option<u16>,
+    /// How long the cluster may take to become healthy
+    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    timeout: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl DevArgs {
+    fn options(&self) -> DevOptions {
+        let combined = self.nodes.map(|nodes| Shape::Combined { nodes });
+        let isolated = self.controllers.zip(self.brokers);
+        let isolated = isolated.map(|(controllers, brokers)| Shape::Isolated {
+            controllers,
+            brokers,
+        });
+        DevOptions {
+            shape: combined.or(isolated),
+            base_port: self.base_port,
+            place: self
+                .data_dir
+                .clone()
+                .map_or(Place::Temporary, Place::Directory),
+            processes: self.processes,
+        }
+    }
+}
+
+/// Starts a cluster and runs it until a signal.
+pub async fn run(args: DevArgs) -> CommandResult {
+    let mut stop = signals::stop()?;
+    let mut cluster = tokio::select! {
+        cluster = DevCluster::start(args.options()) => cluster?,
+        _ = stop.wait() => return Ok(()),
+    };
+    let healthy = tokio::select! {
+        healthy = cluster.wait_healthy(args.timeout) => healthy.map(Some),
+        _ = stop.wait() => Ok(None),
+    };
+    let outcome = match healthy {
+        // The client is done: a node that stops should not wait for it.
+        Ok(Some(client)) => {
+            drop(client);
+            let told = tell(&args, cluster.manifest());
+            match told {
+                Ok(()) => until_stopped(&mut cluster, &mut stop).await,
+                Err(error) => Err(error),
+            }
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    output::note("stopping");
+    tokio::select! {
+        () = cluster.stop() => outcome,
+        signal = stop.wait() => Err(anyhow::anyhow!("stopped at once by a second {signal}").into()),
+    }
+}
+
+async fn until_stopped(cluster: &mut DevCluster, stop: &mut signals::StopSignals) -> CommandResult {
+    let mut running = cluster.manifest().nodes.len();
+    loop {
+        let ended = tokio::select! {
+            _ = stop.wait() => return Ok(()),
+            ended = cluster.wait_ended() => ended,
+        };
+        running = running.saturating_sub(1);
+        output::note(format_args!("node {} ended: {}", ended.id, ended.reason));
+        let node = cluster.manifest().node(ended.id);
+        match node.filter(|_| cluster.has_processes()) {
+            Some(node) => output::note(format_args!(
+                "  start it again: ottla server --config {}",
+                node.config.display()
+            )),
+            None if running == 0 => {
+                return Err(CommandError::from(anyhow::anyhow!("every node has ended")));
+            }
+            None => {}
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Started<'a> {
+    bootstrap: String,
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+}
+
+fn tell(args: &DevArgs, manifest: &Manifest) -> CommandResult {
+    let started = Started {
+        bootstrap: manifest.bootstrap().join(","),
+        manifest,
+    };
+    output::print(args.output.output, &started, |started| {
+        table(started.manifest)
+    })?;
+    let bootstrap = manifest.bootstrap();
+    let option = match bootstrap.first() {
+        Some(first) if first != DEFAULT_BOOTSTRAP => format!(" --bootstrap {first}"),
+        _ => String::new(),
+    };
+    output::note(format_args!(
+        "\nTry:\n  ottla topic create hello --partitions 3{option}\n  \
+         echo world | ottla produce hello{option}\n  \
+         ottla consume hello --from-beginning{option}\n\nCtrl-C stops the cluster."
+    ));
+    Ok(())
+}
+
+fn table(manifest: &Manifest) -> String {
+    let mut table = Table::new(["NODE", "ROLES", "STATUS", "PID", "CLIENT", "INTERNAL"]);
+    for node in &manifest.nodes {
+        let client = node.is_broker().then_some(&node.client);
+        table.row([
+            node.id.to_string(),
+            node.roles_text().to_owned(),
+            "serving".to_owned(),
+            output::or_dash(node.pid),
+            output::or_dash(client),
+            node.internal.to_string(),
+        ]);
+    }
+    table.render()
+}

@@ -1,0 +1,290 @@
+//! `ottla log`: looks into the files of a stopped node. Needs no cluster and changes nothing.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use ottla_log::RealDisk;
+use ottla_log::dump::{DumpedBatch, Finding, SegmentSummary, dump_segment, verify_dir};
+use ottla_model::batch::decode_records;
+use ottla_model::limits::BATCH_BYTES_MAX;
+use serde::Serialize;
+
+use crate::args::OutputArgs;
+use crate::exit::{CommandError, CommandResult, Exit};
+use crate::format::RecordView;
+use crate::output::{self, OutputFormat, stdout_error};
+
+/// The most bytes that one batch's records are unpacked to.
+const UNPACKED_MAX: usize = 16 * BATCH_BYTES_MAX;
+
+/// Commands under `ottla log`.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// List the batches of segment files; exits with 3 if one is damaged
+    Dump(DumpArgs),
+    /// Check every file of a stopped node's directory; exits with 3 if one is damaged
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Segment files
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Also list the records in each batch
+    #[arg(long)]
+    records: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The directory that holds the broker's partitions
+    directory: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs a command under `ottla log`.
+pub fn run(command: &LogCommand) -> CommandResult {
+    match command {
+        LogCommand::Dump(args) => dump(args),
+        LogCommand::Verify(args) => verify(args),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct BatchLine<'a> {
+    file: &'a Path,
+    position: u64,
+    size: usize,
+    base_offset: i64,
+    last_offset: i64,
+    records: i32,
+    leader_epoch: i32,
+    producer_id: i64,
+    producer_epoch: i16,
+    base_sequence: i32,
+    compression: &'static str,
+    max_timestamp_ms: i64,
+    crc: u32,
+    /// Absent if the batch is whole.
+    damage: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record_list: Option<Vec<serde_json::Value>>,
+}
+
+impl<'a> BatchLine<'a> {
+    fn new(file: &'a Path, batch: &DumpedBatch) -> BatchLine<'a> {
+        let header = &batch.header;
+        BatchLine {
+            file,
+            position: batch.position,
+            size: header.size,
+            base_offset: header.base_offset.0,
+            last_offset: header.last_offset().0,
+            records: header.record_count,
+            leader_epoch: header.leader_epoch.0,
+            producer_id: header.producer_id.0,
+            producer_epoch: header.producer_epoch.0,
+            base_sequence: header.base_sequence,
+            compression: header
+                .attributes
+                .compression()
+                .map_or("unknown", |codec| codec.name()),
+            max_timestamp_ms: header.max_timestamp.0,
+            crc: header.crc,
+            damage: batch.validity.as_ref().err().map(ToString::to_string),
+            record_list: None,
+        }
+    }
+
+    /// The columns, wide enough for ordinary numbers; files are long, so lines are written as
+    /// they are read.
+    fn text(&self) -> String {
+        let state = self.damage.as_deref().unwrap_or("ok");
+        format!(
+            "{:>12} {:>12} {:>8} {:>6} {:>8} {:>6} {:>10} {:>7} {:>8x} {:>9} {:>12}  {state}",
+            self.base_offset,
+            self.last_offset,
+            self.records,
+            self.leader_epoch,
+            self.producer_id,
+            self.producer_epoch,
+            self.base_sequence,
+            self.compression,
+            self.crc,
+            self.size,
+            self.position,
+        )
+    }
+}
+
+fn heading() -> String {
+    format!(
+        "{:>12} {:>12} {:>8} {:>6} {:>8} {:>6} {:>10} {:>7} {:>8} {:>9} {:>12}  {}",
+        "BASE",
+        "LAST",
+        "COUNT",
+        "EPOCH",
+        "PID",
+        "PEPOCH",
+        "SEQ",
+        "CODEC",
+        "CRC",
+        "SIZE",
+        "POS",
+        "STATE"
+    )
+}
+
+fn dump(args: &DumpArgs) -> CommandResult {
+    let mut damaged = false;
+    for path in &args.files {
+        let summary = dump_file(args, path)?;
+        damaged |= summary.invalid > 0;
+        output::note(format_args!(
+            "{}: {} batches in {} bytes, {} of them damaged, {} bytes behind them",
+            path.display(),
+            summary.batches,
+            summary.bytes,
+            summary.invalid,
+            summary.trailing_bytes
+        ));
+    }
+    if damaged {
+        return Err(CommandError::condition_told("a batch is damaged"));
+    }
+    Ok(())
+}
+
+fn dump_file(args: &DumpArgs, path: &Path) -> CommandResult<SegmentSummary> {
+    let file = open(path)?;
+    let json = args.output.output == OutputFormat::Json;
+    let mut out = output::stdout();
+    if !json {
+        writeln!(out, "{}", heading()).map_err(stdout_error)?;
+    }
+    // The visitor cannot fail, so the first failure is kept and the rest is passed over.
+    let mut failure: Option<anyhow::Error> = None;
+    let summary = dump_segment(&RealDisk, path, &mut |batch| {
+        if failure.is_none() {
+            failure = write_batch(args, path, &file, batch, &mut out).err();
+        }
+    })?;
+    match failure {
+        Some(error) => Err(error.into()),
+        None => {
+            out.flush().map_err(stdout_error)?;
+            Ok(summary)
+        }
+    }
+}
+
+fn open(path: &Path) -> CommandResult<File> {
+    File::open(path).map_err(|error| {
+        let exit = match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            _ => Exit::Failure,
+        };
+        CommandError::new(exit, error).context(format!("cannot open {}", path.display()))
+    })
+}
+
+fn write_batch(
+    args: &DumpArgs,
+    path: &Path,
+    file: &File,
+    batch: &DumpedBatch,
+    out: &mut impl std::io::Write,
+) -> anyhow::Result<()> {
+    let mut line = BatchLine::new(path, batch);
+    if args.records && batch.validity.is_ok() {
+        line.record_list = Some(records(file, batch)?);
+    }
+    if args.output.output == OutputFormat::Json {
+        serde_json::to_writer(&mut *out, &line)?;
+        return writeln!(out).map_err(stdout_error);
+    }
+    writeln!(out, "{}", line.text()).map_err(stdout_error)?;
+    for record in line.record_list.iter().flatten() {
+        writeln!(out, "    {record}").map_err(stdout_error)?;
+    }
+    Ok(())
+}
+
+/// The records of a batch that is whole.
+fn records(file: &File, batch: &DumpedBatch) -> anyhow::Result<Vec<serde_json::Value>> {
+    let mut bytes = vec![0; batch.header.size];
+    file.read_exact_at(&mut bytes, batch.position)
+        .context("cannot read a batch again")?;
+    let records = decode_records(&Bytes::from(bytes), UNPACKED_MAX)
+        .with_context(|| format!("cannot unpack the batch at byte {}", batch.position))?;
+    let json = |record: &ottla_model::batch::Record| {
+        let view = RecordView {
+            topic: "",
+            partition: -1,
+            offset: record.offset.0,
+            timestamp_ms: record.timestamp.0,
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: &record.headers,
+        };
+        let mut json = view.to_json();
+        if let Some(object) = json.as_object_mut() {
+            // A segment file does not know whose it is.
+            object.remove("topic");
+            object.remove("partition");
+        }
+        json
+    };
+    Ok(records.iter().map(json).collect())
+}
+
+#[derive(Debug, Serialize)]
+struct Verified {
+    directory: PathBuf,
+    findings: Vec<Damage>,
+}
+
+#[derive(Debug, Serialize)]
+struct Damage {
+    path: PathBuf,
+    what: String,
+}
+
+impl From<Finding> for Damage {
+    fn from(Finding { path, what }: Finding) -> Damage {
+        Damage { path, what }
+    }
+}
+
+fn verify(args: &VerifyArgs) -> CommandResult {
+    if !args.directory.is_dir() {
+        let reason = anyhow::anyhow!("there is no directory {}", args.directory.display());
+        return Err(CommandError::new(Exit::NotFound, reason));
+    }
+    let findings = verify_dir(&RealDisk, &args.directory)?;
+    let verified = Verified {
+        directory: args.directory.clone(),
+        findings: findings.into_iter().map(Damage::from).collect(),
+    };
+    output::print(args.output.output, &verified, |verified| {
+        if verified.findings.is_empty() {
+            return format!("{}: no damage found\n", verified.directory.display());
+        }
+        let line = |damage: &Damage| format!("{}: {}\n", damage.path.display(), damage.what);
+        verified.findings.iter().map(line).collect()
+    })?;
+    if verified.findings.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::condition_told("damage was found"))
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a configuration was refused, in one line: the file, the line, the key, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::check::Problem;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}; give its path with --config", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
+    /// A value that breaks a rule.
+    #[error("{}:{line}: {key}: {message}", path.display())]
+    Key {
+        path: PathBuf,
+        line: usize,
+        key: String,
+        message: String,
+    },
+    /// A key that must be there and is not.
+    #[error("{}: {key}: {message}", path.display())]
+    Missing {
+        path: PathBuf,
+        key: String,
+        message: String,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+        let line = error.span().map_or(1, |span| line_at(text, span.start));
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line,
+            message: error.message().trim().replace('\n', ", "),
+        }
+    }
+
+    pub(super) fn key(path: &Path, text: &str, problem: Problem) -> ConfigError {
+        let path = path.to_owned();
+        let Problem { key, message } = problem;
+        match line_of(text, &key) {
+            Some(line) => ConfigError::Key {
+                path,
+                line,
+                key,
+                message,
+            },
+            None => ConfigError::Missing { path, key, message },
+        }
+    }
+}
+
+/// The number of the line, from 1, that holds this byte.
+fn line_at(text: &str, position: usize) -> usize {
+    let before = text.as_bytes().iter().take(position);
+    before.filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The line on which the value at a key such as `controllers[1].id` stands; `None` if the file
+/// has no such key.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
+    let mut position = None;
+    for part in key.split('.') {
+        let (name, index) = match part.split_once('[') {
+            Some((name, rest)) => (name, rest.trim_end_matches(']').parse::<usize>().ok()),
+            None => (part, None),
+        };
+        let mut value = table.get(name)?;
+        if let Some(index) = index {
+            let DeValue::Array(items) = value.get_ref() else {
+                return None;
+            };
+            value = items.get(index)?;
+        }
+        position = Some(value.span().start);
+        if let DeValue::Table(inner) = value.get_ref() {
+            table = inner;
+        }
+    }
+    position.map(|position| line_at(text, position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_on_its_line() {
+        let text = "[node]\nid = 1\n\n[[controllers]]\nid = 1\n[[controllers]]\n\nid = 2\n";
+        assert_eq!(line_of(text, "node.id"), Some(2));
+        assert_eq!(line_of(text, "controllers[1].id"), Some(8));
+        assert_eq!(line_of(text, "listen.client"), None);
+        assert_eq!(line_of(text, "controllers[7].id"), None);
+    }
+}

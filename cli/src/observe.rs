@@ -1,0 +1,125 @@
+//! Looking at a running cluster: gathers what [`crate::health`] judges.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use ottla_client::v1::{ClusterView, DescribeQuorumResponse};
+use ottla_client::{BrokerTarget, Client, ClientError};
+use ottla_model::NodeId;
+use tokio::time::timeout;
+
+use crate::health::{self, Observed, Verdict};
+
+/// How long a broker may take to say that it is there.
+const BROKER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a controller may be silent before it counts as missing. Many heartbeats long, so that
+/// an ordinary pause is no news.
+const CONTROLLER_SILENCE_MS: i64 = 3_000;
+
+/// How many nodes there shall be, where the caller knows it. Zero means unknown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected {
+    pub brokers: usize,
+    pub controllers: usize,
+}
+
+/// A look at the cluster: what a broker told, and the verdict over it.
+#[derive(Debug)]
+pub struct Look {
+    pub view: ClusterView,
+    pub verdict: Verdict,
+}
+
+/// Asks for the cluster, every broker and the quorum, and judges.
+pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientError> {
+    let view = client.admin().describe_cluster().await?;
+    let (unreachable_brokers, silent_controllers) =
+        tokio::join!(unreachable(client, &view), silent(client));
+    let observed = Observed {
+        unreachable_brokers,
+        silent_controllers,
+        expected_brokers: expected.brokers,
+        expected_controllers: expected.controllers,
+    };
+    let verdict = health::verdict(&view, &observed);
+    Ok(Look { view, verdict })
+}
+
+/// Unfenced brokers that do not answer at the address that clients are given.
+async fn unreachable(client: &Client, view: &ClusterView) -> BTreeSet<i32> {
+    let asked = view
+        .brokers
+        .iter()
+        .filter(|broker| !broker.fenced)
+        .map(|broker| async move {
+            let target = match &broker.client_endpoint {
+                Some(endpoint) => {
+                    BrokerTarget::Endpoint(ottla_proto::convert::endpoint_text(endpoint))
+                }
+                None => BrokerTarget::Node(NodeId(broker.node_id)),
+            };
+            let admin = client.admin();
+            let answer = timeout(BROKER_PATIENCE, admin.describe_broker(target)).await;
+            (!matches!(answer, Ok(Ok(_)))).then_some(broker.node_id)
+        });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Voters that the active controller does not hear. Without an active controller nobody knows.
+async fn silent(client: &Client) -> BTreeSet<i32> {
+    let admin = client.admin();
+    match timeout(BROKER_PATIENCE, admin.describe_quorum()).await {
+        Ok(Ok(quorum)) => silent_voters(&quorum),
+        _ => BTreeSet::new(),
+    }
+}
+
+fn silent_voters(quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
+    let Some(leader) = quorum.leader_id else {
+        return BTreeSet::new();
+    };
+    let followers = quorum.voters.iter().filter(|voter| voter.node_id != leader);
+    let silent = followers.filter(|voter| {
+        voter
+            .last_contact_ms
+            .is_some_and(|silence| silence > CONTROLLER_SILENCE_MS)
+    });
+    silent.map(|voter| voter.node_id).collect()
+}
+
+/// Waits until the view of the cluster changes, or for a while.
+pub async fn wait_for_change(client: &Client, at_most: Duration) {
+    let before = client.cluster();
+    // That nothing changed in the time given is as good an answer.
+    let _ = client.wait_for(|now| *now != *before, at_most).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_client::v1::QuorumReplica;
+
+    use super::*;
+
+    #[test]
+    fn only_followers_that_are_known_to_be_silent_count() {
+        let voter = |node_id, last_contact_ms| QuorumReplica {
+            node_id,
+            last_contact_ms,
+            ..QuorumReplica::default()
+        };
+        let mut quorum = DescribeQuorumResponse {
+            leader_id: Some(1),
+            voters: vec![
+                voter(1, Some(9_000)),
+                voter(2, Some(50)),
+                voter(3, Some(9_000)),
+                voter(4, None),
+            ],
+            ..DescribeQuorumResponse::default()
+        };
+        assert_eq!(silent_voters(&quorum), [3].into());
+        quorum.leader_id = None;
+        assert_eq!(silent_voters(&quorum), BTreeSet::new());
+    }
+}
