@@ -1,9 +1,26 @@
-//! A node of the cluster within this process: it is started from a checked configuration, runs on
-//! threads of its own, and is shut down.
+//! A node put together: its directory, its ports, its threads, and the roles that run on them. The
+//! one file of the program that knows both a broker's and a controller's parts.
+
+mod directory;
+mod threads;
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ottla_broker::identity::BrokerIdentity;
+use ottla_broker::listener::{self, PortPurpose};
+use ottla_broker::{BrokerConfig, BrokerNode};
+use ottla_controller::{ControllerNode, ControllerNodeConfig};
+use ottla_metadata::Endpoint;
+use ottla_model::IncarnationId;
+use tokio::sync::watch;
+use tonic::service::RoutesBuilder;
+use uuid::Uuid;
 
 use crate::config::NodeConfig;
+use directory::DirectoryLock;
+use threads::IoThread;
 
 /// A node that could not start. One line that names the file, key or address at fault and the
 /// remedy.
@@ -12,7 +29,6 @@ use crate::config::NodeConfig;
 pub struct NodeError(String);
 
 /// What a running node is doing.
-#[expect(dead_code, reason = "no node starts in a binary without servers")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeState {
     Starting,
@@ -21,30 +37,279 @@ pub enum NodeState {
 }
 
 /// A running node.
-#[derive(Debug)]
 pub struct Node {
-    state: NodeState,
+    controller: Option<ControllerNode>,
+    broker: Option<Arc<BrokerNode>>,
+    stop: watch::Sender<bool>,
+    failed: watch::Sender<Option<String>>,
+    threads: Vec<IoThread>,
+    /// Held as long as the node runs.
+    lock: DirectoryLock,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A port that is bound but not yet served.
+struct Port {
+    listener: std::net::TcpListener,
+    purpose: PortPurpose,
 }
 
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        Err(NodeError(format!(
-            "node {} cannot run: servers are not built into this binary",
-            config.id
-        )))
+        let lock = DirectoryLock::take(&config.data_dir).map_err(NodeError)?;
+        let internal = bind(
+            config.listen.internal,
+            "listen.internal",
+            internal_purpose(),
+        )?;
+        let client = match config.roles.broker {
+            true => Some(bind(
+                config.listen.client,
+                "listen.client",
+                client_purpose(),
+            )?),
+            false => None,
+        };
+        let failed = watch::channel(None).0;
+        let stop = watch::channel(false).0;
+        let internal_thread = IoThread::start("internal").map_err(NodeError)?;
+        let mut node = Node {
+            controller: None,
+            broker: None,
+            stop,
+            failed,
+            threads: vec![internal_thread],
+            lock,
+        };
+        if config.roles.broker {
+            node.broker = Some(Arc::new(node.start_broker(&config)?));
+        }
+        if config.roles.controller {
+            node.controller = Some(node.start_controller(&config).await?);
+        }
+        node.serve_internal(internal);
+        if let Some(client) = client {
+            node.serve_clients(client, config.broker.threads)?;
+        }
+        Ok(node)
+    }
+
+    fn fatal(&self) -> impl Fn(String) + Send + Sync + 'static {
+        let failed = self.failed.clone();
+        move |reason: String| {
+            // The first reason is the cause; later ones follow from it.
+            failed.send_if_modified(|first| {
+                let is_first = first.is_none();
+                if is_first {
+                    *first = Some(reason);
+                }
+                is_first
+            });
+        }
+    }
+
+    fn start_broker(&self, config: &NodeConfig) -> Result<BrokerNode, NodeError> {
+        let dir = config.data_dir.join("broker");
+        let random = || Uuid::new_v4().as_u128();
+        let identity = BrokerIdentity::open(&dir, config.id, random())
+            .map_err(|error| NodeError(error.to_string()))?;
+        let broker = BrokerConfig {
+            node_id: config.id,
+            data_dir: dir,
+            identity,
+            incarnation: IncarnationId::from_random(random()),
+            client_endpoint: endpoint(&config.advertise.client),
+            internal_endpoint: endpoint(&config.advertise.internal),
+            rack: config.rack.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            roles: config
+                .roles
+                .to_string()
+                .split(',')
+                .map(str::to_owned)
+                .collect(),
+            controllers: config
+                .controllers
+                .iter()
+                .map(|voter| (voter.id, endpoint(&voter.address)))
+                .collect(),
+            replica_lag_time_max: config.broker.replica_lag_time_max,
+            producer_expiration_ms: millis(config.broker.producer_expiration),
+            retention_check_interval: config.broker.retention_check_interval,
+            journal_file_bytes: config.log.journal_file_bytes,
+            checkpoint_bytes: config.log.checkpoint_bytes,
+            tail_cache_bytes: usize::try_from(config.log.tail_cache_bytes).unwrap_or(usize::MAX),
+            shutdown_timeout: config.controller.session_timeout,
+        };
+        let runtime = self.threads[0].handle();
+        Ok(BrokerNode::start(broker, runtime, Arc::new(self.fatal())))
+    }
+
+    async fn start_controller(&self, config: &NodeConfig) -> Result<ControllerNode, NodeError> {
+        let voters = config
+            .controllers
+            .iter()
+            .map(|voter| (voter.id, endpoint(&voter.address)))
+            .collect();
+        let controller = ControllerNodeConfig {
+            node_id: config.id,
+            data_dir: config.data_dir.join("controller"),
+            internal_endpoint: endpoint(&config.advertise.internal),
+            voters,
+            heartbeat: config.controller.heartbeat,
+            election_timeout: config.controller.election_timeout.clone(),
+            session_timeout: config.controller.session_timeout,
+            beat_interval: config.broker.beat_interval,
+            snapshot_interval_entries: config.controller.snapshot_interval_entries,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        ControllerNode::start(controller, Arc::new(self.fatal()))
+            .await
+            .map_err(|error| NodeError(error.to_string()))
+    }
+
+    fn serve_internal(&mut self, port: Port) {
+        let mut routes = RoutesBuilder::default();
+        if let Some(controller) = &self.controller {
+            controller.add_services(&mut routes);
+        }
+        if let Some(broker) = &self.broker {
+            broker.add_internal_services(&mut routes);
+        }
+        let runtime = self.threads[0].handle().clone();
+        let server = listener::serve_grpc(&runtime, routes.routes(), self.stop.subscribe());
+        runtime.spawn(listener::accept(
+            port.listener,
+            vec![server],
+            vec![runtime.clone()],
+            port.purpose,
+            self.stop.subscribe(),
+        ));
+    }
+
+    fn serve_clients(&mut self, port: Port, threads: usize) -> Result<(), NodeError> {
+        let Some(broker) = self.broker.clone() else {
+            return Ok(());
+        };
+        let routes = broker.client_routes();
+        let mut servers = Vec::new();
+        let mut runtimes = Vec::new();
+        for index in 0..threads.max(1) {
+            let thread = IoThread::start(&format!("client-{index}")).map_err(NodeError)?;
+            let runtime = thread.handle().clone();
+            servers.push(listener::serve_grpc(
+                &runtime,
+                routes.clone(),
+                self.stop.subscribe(),
+            ));
+            runtimes.push(runtime);
+            self.threads.push(thread);
+        }
+        let accepting = runtimes[0].clone();
+        accepting.spawn(listener::accept(
+            port.listener,
+            servers,
+            runtimes,
+            port.purpose,
+            self.stop.subscribe(),
+        ));
+        Ok(())
     }
 
     /// Waits for a failure that the node cannot survive, and gives its reason.
     pub fn wait_failed(&self) -> impl Future<Output = String> + Send + 'static {
-        std::future::pending()
+        let mut failed = self.failed.subscribe();
+        async move {
+            let reason = match failed.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone(),
+                Err(_) => None,
+            };
+            match reason {
+                Some(reason) => reason,
+                // The node was shut down.
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Stops the node: leadership moves first, then everything is closed and synced.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        if let Some(broker) = &self.broker {
+            broker.shutdown().await;
+        }
+        self.stop.send_replace(true);
+        if let Some(controller) = self.controller {
+            controller.shutdown().await;
+        }
+        for thread in self.threads {
+            thread.stop().await;
+        }
+        drop(self.lock);
+    }
 
     /// What the node is doing.
     pub fn state(&self) -> NodeState {
-        self.state
+        if *self.stop.borrow() {
+            return NodeState::Stopping;
+        }
+        match &self.broker {
+            Some(broker) if !*broker.recovered().borrow() => NodeState::Starting,
+            _ => NodeState::Serving,
+        }
     }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn endpoint(endpoint: &crate::config::Endpoint) -> Endpoint {
+    Endpoint {
+        host: endpoint.host().to_owned(),
+        port: endpoint.port(),
+    }
+}
+
+fn client_purpose() -> PortPurpose {
+    PortPurpose {
+        name: "client",
+        hint: "It speaks gRPC (package ottla.v1); the Kafka protocol and HTTP/1 are not served in \
+               this version."
+            .to_owned(),
+    }
+}
+
+fn internal_purpose() -> PortPurpose {
+    PortPurpose {
+        name: "internal",
+        hint: "It is for the nodes of the cluster; clients use the client port (9092 by default)."
+            .to_owned(),
+    }
+}
+
+fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, NodeError> {
+    let listener = listener::bind(address).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another process has it: stop that one, or choose another address"
+            }
+            std::io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have that address: choose one that it has"
+            }
+            std::io::ErrorKind::PermissionDenied => "choose a port above 1023",
+            _ => "choose another address",
+        };
+        NodeError(format!(
+            "cannot listen on {address} ({key}): {error}; {remedy}"
+        ))
+    })?;
+    Ok(Port { listener, purpose })
 }
