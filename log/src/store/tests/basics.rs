@@ -133,9 +133,12 @@ fn a_restarted_log_continues_where_it_was_told() {
         log.read(Offset(39), Offset(100), 10),
         Err(ReadError::OutOfRange { .. })
     ));
-    let expected = fill(&log, 40, 60);
+    let expected: Vec<_> = (40..60).map(|base| batch(base, 1, 300)).collect();
+    for (ticket, batch) in (1000..).zip(&expected) {
+        log.append(ticket, batch.clone()).unwrap();
+    }
     assert_eq!(read_all(&log).unwrap(), expected);
-    assert!(store.told.wait_for(id(1), 60));
+    assert!(store.told.wait_for(id(1), 1019));
     disk.crash();
     drop(store);
     let log = open(&disk).get(id(1)).unwrap();
