@@ -55,8 +55,8 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
         end_log(shared, id, folded)?;
     }
     let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
-    set_strays_aside(shared, &logs)?;
     quarantine(shared, &damaged)?;
+    set_strays_aside(shared, &logs)?;
     restart_damaged(&mut wal, &damaged)?;
     let mut recovered = Recovered { wal, logs, damaged };
     add_empty(shared, &mut recovered);

@@ -47,8 +47,7 @@ fn check_quarantined(disk: &SimDisk) {
     log.restart_at(Offset(7)).unwrap();
     log.append(1, batch(7, 1, 300)).unwrap();
     assert!(store.told.wait_for(id(1), 1));
-    disk.crash();
-    drop(store);
+    crash(disk, store);
     let store = open(disk);
     assert!(store.damaged().is_empty(), "{:?}", store.damaged());
     let log = store.get(id(1)).unwrap();

@@ -221,3 +221,10 @@ pub(super) fn wait_for_checkpoint(store: &LogStore) {
 pub(super) fn base_of(batch: &[u8]) -> i64 {
     BatchHeader::decode(batch).unwrap().base_offset.0
 }
+
+/// The power goes: first for the store, so that nothing of it lives on behind the crash.
+pub(super) fn crash(disk: &SimDisk, store: TestStore) {
+    disk.lose_power_after(0);
+    drop(store);
+    disk.crash();
+}

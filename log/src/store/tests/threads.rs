@@ -108,8 +108,7 @@ fn a_failed_sync_is_final_and_told_once() {
     assert!(store.shutdown().is_err());
     assert_eq!(store.told.failures(), 1);
     assert!(!store.told.was_flushed_after_failure());
-    drop(store);
-    disk.crash();
+    crash(&disk, store);
     let log = open(&disk).get(id(1)).unwrap();
     assert_eq!(log.log_end(), Offset(1));
 }
@@ -127,8 +126,7 @@ fn a_segment_that_cannot_be_written_is_final_but_loses_nothing() {
     store.told.wait_for_failure();
     assert_eq!(store.told.ticket(id(1)), Some(2));
     assert_eq!(store.told.failures(), 1);
-    drop(store);
-    disk.crash();
+    crash(&disk, store);
     let log = open(&disk).get(id(1)).unwrap();
     assert_eq!(log.log_end(), Offset(2));
 }
