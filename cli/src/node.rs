@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ottla_broker::identity::BrokerIdentity;
 use ottla_broker::listener::{self, PortPurpose};
 use ottla_broker::{BrokerConfig, BrokerNode};
-use ottla_controller::{ControllerNode, ControllerNodeConfig};
+use ottla_controller::{ControllerNode, ControllerNodeConfig, Voter};
 use ottla_metadata::Endpoint;
 use ottla_model::IncarnationId;
 use tokio::sync::watch;
@@ -154,26 +154,28 @@ impl Node {
     }
 
     async fn start_controller(&self, config: &NodeConfig) -> Result<ControllerNode, NodeError> {
-        let voters = config
-            .controllers
-            .iter()
-            .map(|voter| (voter.id, endpoint(&voter.address)))
-            .collect();
-        let controller = ControllerNodeConfig {
-            node_id: config.id,
-            data_dir: config.data_dir.join("controller"),
-            internal_endpoint: endpoint(&config.advertise.internal),
-            voters,
-            heartbeat: config.controller.heartbeat,
-            election_timeout: config.controller.election_timeout.clone(),
-            session_timeout: config.controller.session_timeout,
-            beat_interval: config.broker.beat_interval,
-            snapshot_interval_entries: config.controller.snapshot_interval_entries,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        ControllerNode::start(controller, Arc::new(self.fatal()))
+        let voters = config.controllers.iter().map(|voter| Voter {
+            node_id: voter.id,
+            internal_endpoint: endpoint(&voter.address),
+        });
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let settings = &config.controller;
+        let mut controller = ControllerNodeConfig::new(
+            config.id,
+            config.data_dir.clone(),
+            voters.collect(),
+            version,
+        );
+        controller.beat_interval = config.broker.beat_interval;
+        controller.controller.session_timeout = settings.session_timeout;
+        controller.quorum.heartbeat_interval = settings.heartbeat;
+        controller.quorum.election_timeout_min = *settings.election_timeout.start();
+        controller.quorum.election_timeout_max = *settings.election_timeout.end();
+        controller.quorum.snapshot_entries = settings.snapshot_interval_entries;
+        let fatal = self.fatal();
+        ControllerNode::start(controller, move |error| fatal(error.to_string()))
             .await
-            .map_err(|error| NodeError(error.to_string()))
+            .map_err(|error| NodeError(one_line(&error)))
     }
 
     fn serve_internal(&mut self, port: Port) {
@@ -265,6 +267,18 @@ impl Node {
             _ => NodeState::Serving,
         }
     }
+}
+
+/// An error with its causes.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

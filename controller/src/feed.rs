@@ -1,141 +1,186 @@
-//! The committed metadata as watchers read it: the recent entries in memory, and a snapshot for
-//! those who are further behind.
+//! What this controller has applied, for everyone who follows it: the current image, and the
+//! batches that led to it as far back as memory allows. One writer, any number of readers; a
+//! reader keeps its own place and is never waited for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_metadata::{MetadataImage, encode_snapshot};
-use ottla_model::MetadataOffset;
+use ottla_metadata::MetadataImage;
+use ottla_model::{MetadataOffset, TimestampMs};
 use parking_lot::Mutex;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
-use crate::quorum::{Committed, Quorum};
+/// Where the consensus log stands that an image was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct LogPosition {
+    pub term: u64,
+    pub index: u64,
+}
 
-/// The most records that stay in memory for watchers.
-const RECORDS_KEPT: usize = 200_000;
+/// The newest image, and what it was made of.
+#[derive(Debug, Clone, Default)]
+pub struct Current {
+    pub image: Arc<MetadataImage>,
+    /// `None` before the first entry.
+    pub applied: Option<LogPosition>,
+}
 
-/// What a watcher that stands at some offset is sent next.
+/// The records of one committed entry, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedBatch {
+    pub base_offset: MetadataOffset,
+    pub records: Vec<Bytes>,
+    pub wall_ms: TimestampMs,
+}
+
+impl CommittedBatch {
+    pub fn end_offset(&self) -> MetadataOffset {
+        self.base_offset + self.records.len() as i64
+    }
+
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.len() + 32).sum()
+    }
+}
+
+/// What a reader at some offset needs next.
+#[derive(Debug, Clone)]
 pub enum Next {
-    /// Nothing is newer.
+    /// Nothing: it has everything, or even more than this controller has applied so far.
     Nothing,
-    /// These entries, in order; the first may begin earlier.
-    Entries(Vec<Arc<Committed>>),
-    /// Everything, since the records from there on are no longer kept.
+    /// These batches, the first of which may begin before the offset asked for.
+    Batches(Vec<Arc<CommittedBatch>>),
+    /// The offset is behind what memory holds: everything.
     Snapshot(Arc<MetadataImage>),
 }
 
-/// The feed of one controller.
-pub struct MetadataFeed {
-    state: Mutex<State>,
-    end: watch::Sender<MetadataOffset>,
+/// The applied metadata log.
+#[derive(Debug)]
+pub struct Feed {
+    recent: Mutex<Recent>,
+    current: watch::Sender<Current>,
 }
 
-struct State {
-    recent: VecDeque<Arc<Committed>>,
-    records: usize,
-    image: Arc<MetadataImage>,
+#[derive(Debug)]
+struct Recent {
+    batches: VecDeque<Arc<CommittedBatch>>,
+    bytes: usize,
+    bytes_max: usize,
 }
 
-impl MetadataFeed {
-    pub fn new() -> MetadataFeed {
-        let state = State {
-            recent: VecDeque::new(),
-            records: 0,
-            image: Arc::new(MetadataImage::default()),
-        };
-        MetadataFeed {
-            state: Mutex::new(state),
-            end: watch::channel(MetadataOffset::ZERO).0,
+/// The most batches one read returns.
+const READ_BATCHES_MAX: usize = 256;
+
+impl Feed {
+    /// Keeps so many bytes of recent batches.
+    pub fn new(bytes_max: usize) -> Feed {
+        Feed {
+            recent: Mutex::new(Recent {
+                batches: VecDeque::new(),
+                bytes: 0,
+                bytes_max,
+            }),
+            current: watch::Sender::new(Current::default()),
         }
     }
 
-    /// Takes in what the quorum commits, for the life of the node.
-    pub async fn run(self: Arc<Self>, quorum: Quorum) {
-        let mut committed = quorum.subscribe();
-        self.start_over(quorum.image());
-        loop {
-            match committed.recv().await {
-                Ok(entry) => self.add(entry),
-                Err(RecvError::Lagged(_)) => self.start_over(quorum.image()),
-                Err(RecvError::Closed) => return,
+    /// An entry was applied; it may have carried no records.
+    pub fn publish(&self, current: Current, batch: Option<CommittedBatch>) {
+        if let Some(batch) = batch.filter(|batch| !batch.records.is_empty()) {
+            let mut recent = self.recent.lock();
+            recent.bytes += batch.bytes();
+            recent.batches.push_back(Arc::new(batch));
+            while recent.bytes > recent.bytes_max && recent.batches.len() > 1 {
+                if let Some(oldest) = recent.batches.pop_front() {
+                    recent.bytes -= oldest.bytes();
+                }
             }
         }
+        self.current.send_replace(current);
     }
 
-    fn start_over(&self, image: Arc<MetadataImage>) {
-        let offset = image.offset;
-        let mut state = self.state.lock();
-        state.recent.clear();
-        state.records = 0;
-        state.image = image;
-        drop(state);
-        self.end.send_replace(offset);
+    /// Everything was replaced by a snapshot.
+    pub fn replace(&self, current: Current) {
+        let mut recent = self.recent.lock();
+        recent.batches.clear();
+        recent.bytes = 0;
+        drop(recent);
+        self.current.send_replace(current);
     }
 
-    fn add(&self, entry: Arc<Committed>) {
-        let mut state = self.state.lock();
-        let offset = entry.image.offset;
-        if offset <= state.image.offset {
-            // Known from the image that was read after subscribing.
-            return;
-        }
-        if entry.base_offset != state.image.offset {
-            // A snapshot came in between.
-            state.recent.clear();
-            state.records = 0;
-        }
-        state.records += entry.records.len();
-        state.image = Arc::clone(&entry.image);
-        state.recent.push_back(entry);
-        while state.records > RECORDS_KEPT
-            && let Some(oldest) = state.recent.pop_front()
-        {
-            state.records -= oldest.records.len();
-        }
-        drop(state);
-        self.end.send_replace(offset);
+    pub fn current(&self) -> Current {
+        self.current.borrow().clone()
     }
 
-    /// The offset up to which metadata is committed here.
-    pub fn end(&self) -> watch::Receiver<MetadataOffset> {
-        self.end.subscribe()
+    pub fn subscribe(&self) -> watch::Receiver<Current> {
+        self.current.subscribe()
     }
 
-    /// What comes next for a watcher at `from`.
+    /// What a reader needs whose next offset is `from`.
     pub fn next(&self, from: MetadataOffset) -> Next {
-        let state = self.state.lock();
-        if from >= state.image.offset {
+        let recent = self.recent.lock();
+        let image = self.current.borrow().image.clone();
+        // A batch is in the ring before its image is current; the image says what is readable.
+        if from >= image.offset {
             return Next::Nothing;
         }
-        let kept_from = state.recent.front().map(|entry| entry.base_offset);
-        match kept_from {
-            Some(start) if start <= from => {
-                let wanted = |entry: &&Arc<Committed>| entry.image.offset > from;
-                Next::Entries(state.recent.iter().filter(wanted).cloned().collect())
-            }
-            _ => Next::Snapshot(Arc::clone(&state.image)),
+        let first = recent.batches.front();
+        let reaches_back = first.is_some_and(|first| first.base_offset <= from);
+        if !reaches_back {
+            return Next::Snapshot(image);
         }
+        let start = recent
+            .batches
+            .partition_point(|batch| batch.end_offset() <= from);
+        let wanted = recent.batches.range(start..);
+        let wanted = wanted.take_while(|batch| batch.end_offset() <= image.offset);
+        Next::Batches(wanted.take(READ_BATCHES_MAX).cloned().collect())
     }
 }
 
-/// A snapshot's rows, in parts of about this size, in bytes.
-pub fn snapshot_parts(image: &MetadataImage, part_bytes: usize) -> Vec<Vec<Bytes>> {
-    let mut parts = Vec::new();
-    let mut part = Vec::new();
-    let mut size = 0;
-    for row in encode_snapshot(image) {
-        size += row.len();
-        part.push(row);
-        if size >= part_bytes {
-            parts.push(std::mem::take(&mut part));
-            size = 0;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The image's indexes are its own, so it cannot be made in one expression.
+    #[allow(clippy::field_reassign_with_default)]
+    fn publish(feed: &Feed, base: i64, count: usize) {
+        let mut image = MetadataImage::default();
+        image.offset = MetadataOffset(base + count as i64);
+        let current = Current {
+            image: Arc::new(image),
+            applied: None,
+        };
+        let batch = CommittedBatch {
+            base_offset: MetadataOffset(base),
+            records: vec![Bytes::from_static(b"0123456789"); count],
+            wall_ms: TimestampMs(0),
+        };
+        feed.publish(current, Some(batch));
+    }
+
+    #[test]
+    fn a_reader_gets_the_batch_that_its_offset_lies_in_and_all_after_it() {
+        let feed = Feed::new(1 << 20);
+        publish(&feed, 0, 3);
+        publish(&feed, 3, 2);
+        let Next::Batches(batches) = feed.next(MetadataOffset(2)) else {
+            panic!("the batches are in memory");
+        };
+        let bases: Vec<_> = batches.iter().map(|batch| batch.base_offset.0).collect();
+        assert_eq!(bases, [0, 3]);
+        assert!(matches!(feed.next(MetadataOffset(5)), Next::Nothing));
+    }
+
+    #[test]
+    fn a_reader_too_far_back_gets_a_snapshot_and_one_ahead_waits() {
+        let feed = Feed::new(100);
+        for base in 0..10 {
+            publish(&feed, base, 1);
         }
+        assert!(matches!(feed.next(MetadataOffset(0)), Next::Snapshot(_)));
+        assert!(matches!(feed.next(MetadataOffset(11)), Next::Nothing));
+        assert!(matches!(feed.next(MetadataOffset(9)), Next::Batches(_)));
     }
-    // An empty cluster, too, is told of.
-    if !part.is_empty() || parts.is_empty() {
-        parts.push(part);
-    }
-    parts
 }

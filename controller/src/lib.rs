@@ -1,15 +1,21 @@
-//! The controller node: takes part in the quorum, decides while active, feeds the metadata to
-//! watchers, and looks after brokers' liveness. A shell: how a leader or an ISR is chosen is
-//! decided in `ottla-controller-core`.
+//! The shell of a controller node: the quorum and its storage, the loop of the active controller,
+//! liveness of brokers, and the services on the internal port. What is decided, and how a leader
+//! or an in-sync replica set is chosen, is the core's.
 
 mod active;
 mod clock;
-mod feed;
+mod config;
+mod connection;
+mod error;
+pub mod feed;
+pub mod history;
+mod identity;
+mod liveness;
 mod node;
-mod probe;
-pub mod quorum;
+mod quorum;
 mod rpc;
-mod sessions;
 
-pub use node::{ControllerNode, ControllerNodeConfig};
-pub use quorum::StartError;
+pub use active::{Decided, Decisions};
+pub use config::{ControllerNodeConfig, QuorumConfig, Voter};
+pub use error::{FatalError, StartError};
+pub use node::{ControllerNode, ControllerStatus};

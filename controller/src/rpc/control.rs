@@ -1,278 +1,222 @@
-//! The control stream of one broker: its registration, its beats, its wish to leave. That it
-//! closes is the first sign that the broker is gone.
+//! `Control`: the stream of one broker to the active controller. It registers, beats, and asks to
+//! shut down; when it closes, the broker's port is looked at.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use ottla_controller_core::{BeatState, RegisterBroker, Reply, Request};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use ottla_controller_core::{BeatState, Reply, Request};
 use ottla_metadata::Endpoint;
 use ottla_model::error::ApiError;
-use ottla_model::{
-    BrokerEpoch, ClusterId, DirectoryId, ErrorCode, IncarnationId, MetadataOffset, NodeId,
-};
+use ottla_model::{BrokerEpoch, ErrorCode, IncarnationId, MetadataOffset, NodeId};
 use ottla_proto::v1;
-use ottla_proto::v1::control_request::Message as Hear;
-use ottla_proto::v1::control_response::Message as Say;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
-use tokio_stream::Stream;
+use ottla_proto::v1::control_request::Message as FromBroker;
+use ottla_proto::v1::control_response::Message as ToBroker;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{ControllerRpc, Pace};
-use crate::active::ActiveController;
-use crate::probe::investigate;
-use crate::quorum::QuorumStatus;
-use crate::sessions::ControlStreams;
+use super::convert::{endpoint_to_wire, registration};
+use super::{ControllerHandler, DECISION_TIMEOUT};
+use crate::liveness::{self, Suspect};
 
-/// How long a new stream may take to say who it is.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
-const DECISION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Answers that wait for one broker.
+const BUFFERED_MAX: usize = 16;
+/// How long the first message may take.
+const HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Serves one stream until it closes or this controller is no longer active.
+type Responses = mpsc::Sender<Result<v1::ControlResponse, Status>>;
+
+/// Serves a stream until it ends.
 pub fn serve(
-    rpc: ControllerRpc,
-    mut requests: Streaming<v1::ControlRequest>,
-) -> impl Stream<Item = Result<v1::ControlResponse, Status>> + Send + 'static {
-    async_stream::stream! {
-        let first = match timeout(FIRST_TIMEOUT, requests.message()).await {
-            Ok(Ok(Some(v1::ControlRequest { message: Some(Hear::Registration(first)) }))) => first,
-            Ok(Err(status)) => {
-                yield Err(status);
-                return;
-            }
-            _ => {
-                yield Err(Status::invalid_argument("the first message must be a registration"));
-                return;
-            }
-        };
-        let broker = NodeId(first.broker_id);
-        let epoch = match register(&rpc.active, first).await {
-            Ok(epoch) => epoch,
-            Err(error) => {
-                yield Ok(refusal(&rpc.active, &error));
-                return;
-            }
-        };
-        let session = Session::open(&rpc, broker, epoch);
-        yield Ok(registered(epoch, rpc.pace));
-        let mut status = rpc.active.status();
-        loop {
-            let message = tokio::select! {
-                message = requests.message() => message,
-                () = no_longer_active(&mut status) => {
-                    yield Ok(not_active(&rpc.active));
-                    return;
-                }
-            };
-            match message {
-                Ok(Some(v1::ControlRequest { message: Some(Hear::Beat(beat)) })) => {
-                    match session.beat(beat) {
-                        Some(reply) => yield Ok(say(Say::BeatReply(reply))),
-                        // Registered anew elsewhere, or unregistered: the broker must say again
-                        // who it is.
-                        None => return,
-                    }
-                }
-                Ok(Some(_)) => {
-                    yield Err(Status::invalid_argument("expected a beat"));
-                    return;
-                }
-                Ok(None) | Err(_) => return,
-            }
+    handler: ControllerHandler,
+    messages: Streaming<v1::ControlRequest>,
+) -> BoxStream<'static, Result<v1::ControlResponse, Status>> {
+    let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
+    tokio::spawn(async move {
+        if let Err(last) = follow(&handler, messages, &sender).await {
+            // Whoever went away does not want the last word.
+            drop(sender.send(last).await);
         }
-    }
+    });
+    ReceiverStream::new(receiver).boxed()
 }
 
-async fn no_longer_active(status: &mut watch::Receiver<QuorumStatus>) {
-    // An ended channel means that the node stops, which is as good a reason.
-    let _ = status.wait_for(|status| status.active_term.is_none()).await;
-}
-
-/// One registered broker's open stream. Dropping it, for whatever reason, looks after the broker.
-struct Session {
-    active: Arc<ActiveController>,
-    streams: Arc<ControlStreams>,
+/// A registered broker.
+struct Registered {
     broker: NodeId,
     epoch: BrokerEpoch,
-    id: u64,
-    deciding: Arc<AtomicBool>,
+    incarnation: IncarnationId,
+    internal_endpoint: Endpoint,
 }
 
-impl Session {
-    fn open(rpc: &ControllerRpc, broker: NodeId, epoch: BrokerEpoch) -> Session {
-        let id = rpc.streams.open(broker);
-        rpc.active.connected(broker, epoch);
-        Session {
-            active: Arc::clone(&rpc.active),
-            streams: Arc::clone(&rpc.streams),
-            broker,
-            epoch,
-            id,
-            deciding: Arc::new(AtomicBool::new(false)),
-        }
-    }
+/// The last message of a stream.
+type Last = Result<v1::ControlResponse, Status>;
 
-    /// Takes a beat in; `None` if the registration is no longer the broker's current one.
-    fn beat(&self, beat: v1::Beat) -> Option<v1::BeatReply> {
+async fn follow(
+    handler: &ControllerHandler,
+    mut messages: Streaming<v1::ControlRequest>,
+    responses: &Responses,
+) -> Result<(), Last> {
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await;
+    let hello = match hello {
+        Ok(Ok(Some(message))) => message.message,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(status)) => return Err(Err(status)),
+        Err(_) => {
+            let late = "the stream did not begin with a registration in time";
+            return Err(Err(Status::deadline_exceeded(late)));
+        }
+    };
+    let Some(FromBroker::Registration(wire)) = hello else {
+        let text = "the first message of a control stream is a registration";
+        return Err(Err(Status::invalid_argument(text)));
+    };
+    let broker = register(handler, wire).await.map_err(Ok)?;
+    tracing::info!(broker = %broker.broker, epoch = %broker.epoch, "a broker registered");
+    handler.decisions.on_connected(broker.broker, broker.epoch);
+    let ended = converse(handler, &mut messages, responses, &broker).await;
+    handler
+        .decisions
+        .on_disconnected(broker.broker, broker.epoch);
+    let suspect = Suspect {
+        broker: broker.broker,
+        epoch: broker.epoch,
+        incarnation: broker.incarnation,
+        internal_endpoint: broker.internal_endpoint,
+    };
+    if handler.decisions.status().borrow().is_leader {
+        tokio::spawn(liveness::look_after(
+            handler.decisions.clone(),
+            suspect,
+            handler.timings.probe_timeout,
+        ));
+    }
+    ended
+}
+
+async fn register(
+    handler: &ControllerHandler,
+    wire: v1::BrokerRegistration,
+) -> Result<Registered, v1::ControlResponse> {
+    if !handler.decisions.status().borrow().is_leader {
+        return Err(not_active(handler));
+    }
+    let ours = handler.feed.current().image.cluster_id;
+    let request = registration(wire, ours).map_err(refused)?;
+    let (broker, incarnation) = (request.broker, request.incarnation);
+    let internal_endpoint = request.internal_endpoint.clone();
+    let request = Request::RegisterBroker(request);
+    let decided = handler.decide_by(request, DECISION_TIMEOUT).await;
+    match decided {
+        Ok(decided) => match decided.reply {
+            Reply::BrokerRegistered { broker_epoch } => Ok(Registered {
+                broker,
+                epoch: broker_epoch,
+                incarnation,
+                internal_endpoint,
+            }),
+            other => Err(refused(ApiError::new(
+                ErrorCode::UnknownServerError,
+                format!("a registration was answered by {other:?}"),
+            ))),
+        },
+        Err(error)
+            if matches!(
+                error.code,
+                ErrorCode::NotController | ErrorCode::NoControllerQuorum
+            ) =>
+        {
+            Err(not_active(handler))
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Tells the broker its epoch, then answers its beats until the stream or the leadership ends.
+async fn converse(
+    handler: &ControllerHandler,
+    messages: &mut Streaming<v1::ControlRequest>,
+    responses: &Responses,
+    broker: &Registered,
+) -> Result<(), Last> {
+    let millis = |duration: std::time::Duration| {
+        u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+    };
+    let registered = v1::Registered {
+        broker_epoch: broker.epoch.0,
+        beat_interval_ms: millis(handler.timings.beat_interval),
+        session_timeout_ms: millis(handler.timings.session_timeout),
+    };
+    let registered = response(ToBroker::Registered(registered));
+    if responses.send(Ok(registered)).await.is_err() {
+        return Ok(());
+    }
+    let mut status = handler.decisions.status();
+    let mut deciding = tokio::task::JoinSet::new();
+    loop {
+        let message = tokio::select! {
+            _ = status.wait_for(|now| !now.is_leader) => return Err(Ok(not_active(handler))),
+            message = messages.message() => message,
+        };
+        let beat = match message {
+            Ok(Some(message)) => message.message,
+            // The connection's end is all that matters, not its manner.
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        let Some(FromBroker::Beat(beat)) = beat else {
+            let text = "a broker registers once per control stream";
+            return Err(Err(Status::invalid_argument(text)));
+        };
         let state = BeatState {
             applied: MetadataOffset(beat.metadata_offset),
             ready: beat.ready,
             wants_shutdown: beat.wants_shutdown,
         };
-        let outcome = self.active.beat(self.broker, self.epoch, state);
-        if !outcome.registered {
-            return None;
+        let outcome = handler
+            .decisions
+            .on_beat(broker.broker, broker.epoch, state);
+        if !outcome.registered && status.borrow().is_leader {
+            let id = broker.broker;
+            let message = format!("another process registered as broker {id}");
+            let error = ApiError::new(ErrorCode::StaleBrokerEpoch, message);
+            return Err(Ok(refused(error)));
         }
-        if let Some(request) = outcome.needs_decision
-            && !self.deciding.swap(true, Ordering::AcqRel)
-        {
-            // Decided beside the stream: beats go on meanwhile.
-            let active = Arc::clone(&self.active);
-            let deciding = Arc::clone(&self.deciding);
-            tokio::spawn(async move {
-                let deadline = Instant::now() + DECISION_TIMEOUT;
-                if let Err(error) = active.ask(request, deadline).await {
-                    tracing::debug!(%error, "a beat's decision was refused; the next beat asks again");
+        while deciding.try_join_next().is_some() {}
+        if let Some(request) = outcome.needs_decision.filter(|_| deciding.is_empty()) {
+            let decisions = handler.decisions.clone();
+            deciding.spawn(async move {
+                if let Err(error) = decisions.ask(request, DECISION_TIMEOUT).await {
+                    tracing::debug!(%error, "what a beat asked for was refused");
                 }
-                deciding.store(false, Ordering::Release);
             });
         }
-        Some(v1::BeatReply {
+        let reply = v1::BeatReply {
             fenced: outcome.fenced,
             may_shut_down: outcome.may_shut_down,
-        })
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if !self.streams.close(self.broker, self.id) {
-            return;
-        }
-        self.active.disconnected(self.broker, self.epoch);
-        let task = investigate(
-            Arc::clone(&self.active),
-            Arc::clone(&self.streams),
-            self.broker,
-            self.epoch,
-        );
-        // Without a runtime the node is going down, and there is nothing to look after.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(task);
+        };
+        let reply = response(ToBroker::BeatReply(reply));
+        if responses.send(Ok(reply)).await.is_err() {
+            return Ok(());
         }
     }
 }
 
-async fn register(
-    active: &ActiveController,
-    registration: v1::BrokerRegistration,
-) -> Result<BrokerEpoch, ApiError> {
-    let own = active.quorum.image().cluster_id;
-    let request = convert(registration, own)?;
-    match active
-        .ask(
-            Request::RegisterBroker(request),
-            Instant::now() + DECISION_TIMEOUT,
-        )
-        .await?
-    {
-        (Reply::BrokerRegistered { broker_epoch }, _) => Ok(broker_epoch),
-        (other, _) => {
-            let message = format!("a registration was answered with {other:?}");
-            Err(ApiError::new(ErrorCode::UnknownServerError, message))
-        }
-    }
-}
-
-/// A registration in our own types. A broker with a new directory knows no cluster yet and joins
-/// the one that its configuration led it to.
-fn convert(
-    registration: v1::BrokerRegistration,
-    own: Option<ClusterId>,
-) -> Result<RegisterBroker, ApiError> {
-    let v1::BrokerRegistration {
-        cluster_id,
-        broker_id,
-        incarnation_id,
-        directory_id,
-        client_endpoint,
-        internal_endpoint,
-        rack,
-        version,
-        previous_broker_epoch,
-    } = registration;
-    let malformed = |field: &str| {
-        let message = format!("the registration's {field} is missing or malformed");
-        ApiError::new(ErrorCode::InvalidRequest, message).in_field(field)
-    };
-    let cluster_id = match (cluster_id.is_empty(), own) {
-        (true, Some(own)) => own,
-        (true, None) => {
-            let message = "the cluster is being founded; register again in a moment";
-            return Err(ApiError::new(ErrorCode::NoControllerQuorum, message));
-        }
-        (false, _) => cluster_id.parse().map_err(|_| malformed("cluster_id"))?,
-    };
-    let endpoint = |endpoint: Option<v1::Endpoint>, field: &str| {
-        let endpoint = endpoint
-            .filter(|e| !e.host.is_empty())
-            .ok_or_else(|| malformed(field))?;
-        let port = u16::try_from(endpoint.port).map_err(|_| malformed(field))?;
-        Ok::<_, ApiError>(Endpoint {
-            host: endpoint.host,
-            port,
-        })
-    };
-    Ok(RegisterBroker {
-        cluster_id,
-        broker: NodeId(broker_id),
-        incarnation: IncarnationId::from_slice(&incarnation_id)
-            .ok_or_else(|| malformed("incarnation_id"))?,
-        directory: DirectoryId::from_slice(&directory_id)
-            .ok_or_else(|| malformed("directory_id"))?,
-        client_endpoint: endpoint(client_endpoint, "client_endpoint")?,
-        internal_endpoint: endpoint(internal_endpoint, "internal_endpoint")?,
-        rack: Some(rack).filter(|rack| !rack.is_empty()),
-        version,
-        previous_broker_epoch: previous_broker_epoch.map(BrokerEpoch),
-    })
-}
-
-fn say(message: Say) -> v1::ControlResponse {
+fn response(message: ToBroker) -> v1::ControlResponse {
     v1::ControlResponse {
         message: Some(message),
     }
 }
 
-fn registered(epoch: BrokerEpoch, pace: Pace) -> v1::ControlResponse {
-    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-    say(Say::Registered(v1::Registered {
-        broker_epoch: epoch.0,
-        beat_interval_ms: millis(pace.beat_interval),
-        session_timeout_ms: millis(pace.session_timeout),
-    }))
+fn refused(error: ApiError) -> v1::ControlResponse {
+    response(ToBroker::Refused((&error).into()))
 }
 
-fn not_active(active: &ActiveController) -> v1::ControlResponse {
-    let leader = active.status().borrow().leader;
-    let endpoint = leader.and_then(|leader| {
-        let image = active.quorum.image();
-        let controller = image.controllers.get(&leader)?;
-        Some(v1::Endpoint {
-            host: controller.internal_endpoint.host.clone(),
-            port: u32::from(controller.internal_endpoint.port),
-        })
-    });
-    say(Say::NotActive(v1::NotActive {
-        active_id: leader.map(|id| id.0),
-        endpoint,
+/// Says who is active, where that is known.
+fn not_active(handler: &ControllerHandler) -> v1::ControlResponse {
+    let status = *handler.decisions.status().borrow();
+    let leader = status.leader.filter(|_| !status.is_leader);
+    let endpoint = leader.and_then(|leader| handler.quorum.endpoint(leader));
+    response(ToBroker::NotActive(v1::NotActive {
+        active_id: leader.map(|leader| leader.0),
+        endpoint: endpoint.as_ref().map(endpoint_to_wire),
     }))
-}
-
-fn refusal(active: &ActiveController, error: &ApiError) -> v1::ControlResponse {
-    match error.code {
-        ErrorCode::NotController | ErrorCode::NoControllerQuorum => not_active(active),
-        _ => say(Say::Refused(v1::Error::from(error))),
-    }
 }

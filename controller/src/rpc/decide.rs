@@ -1,213 +1,100 @@
-//! Admin calls that brokers forward: from the wire to a request, and back.
+//! `Decide`: an admin call that a broker forwards. Refusals of the request itself are part of the
+//! answer; that this controller is not the one to ask is a status, so that the broker asks another.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use ottla_controller_core::{
-    AlterTopic, CreatePartitions, CreateTopic, DeleteTopic, Reply, Request,
-};
+use ottla_controller_core::{Reply, Request};
+use ottla_model::ErrorCode;
 use ottla_model::error::ApiError;
-use ottla_model::name::TopicName;
-use ottla_model::{ErrorCode, NodeId, PartitionIndex, TopicIdPartition};
-use ottla_proto::convert::topic_id;
-use ottla_proto::status::to_status;
 use ottla_proto::v1;
-use ottla_proto::v1::decide_request::Request as Asked;
+use ottla_proto::v1::decide_request::Request as Wire;
 use ottla_proto::v1::decide_response::Response as Answer;
-use tokio::time::Instant;
-use tonic::Status;
 
-use crate::active::ActiveController;
+use super::{ControllerHandler, DECISION_TIMEOUT, convert};
+use crate::active::not_active;
 
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+type MakeAnswer = Box<dyn FnOnce(Reply) -> Result<Answer, ApiError> + Send>;
 
-/// Decides one forwarded call. A refusal is part of the answer; a status says that this controller
-/// could not decide.
-pub async fn decide(
-    active: &ActiveController,
+pub async fn serve(
+    handler: &ControllerHandler,
     request: v1::DecideRequest,
-) -> Result<v1::DecideResponse, Status> {
-    let timeout = match request.timeout_ms {
-        0 => TIMEOUT_DEFAULT,
-        ms => Duration::from_millis(u64::from(ms)).min(TIMEOUT_MAX),
+) -> Result<v1::DecideResponse, ApiError> {
+    let v1::DecideRequest {
+        timeout_ms,
+        request,
+    } = request;
+    let status = *handler.decisions.status().borrow();
+    if !status.is_leader {
+        return Err(not_active(status));
+    }
+    let timeout = match timeout_ms {
+        0 => DECISION_TIMEOUT,
+        millis => Duration::from_millis(u64::from(millis)),
     };
-    let asked = request.request.ok_or_else(|| {
-        to_status(&ApiError::new(
-            ErrorCode::InvalidRequest,
-            "there is nothing to decide",
-        ))
-    })?;
-    let name = name_of(&asked).to_owned();
-    let done = match &asked {
-        Asked::CreatePartitions(_) => Answer::CreatePartitions(v1::CreatePartitionsResponse {}),
-        _ => Answer::AlterTopic(v1::AlterTopicResponse {}),
-    };
-    let decided = match convert(active, asked) {
-        Ok(request) => active.ask(request, Instant::now() + timeout).await,
+    let decided = match convert(handler, request) {
+        Ok((request, make)) => {
+            let decided = handler.decide_by(request, timeout).await;
+            decided.and_then(|decided| Ok((make(decided.reply)?, decided.offset)))
+        }
         Err(error) => Err(error),
     };
     match decided {
-        Ok((reply, end)) => Ok(v1::DecideResponse {
-            metadata_offset: end.0,
-            response: Some(answer(reply, name, done)),
+        Ok((answer, offset)) => Ok(v1::DecideResponse {
+            metadata_offset: offset.0,
+            response: Some(answer),
         }),
-        Err(error)
-            if matches!(
-                error.code,
-                ErrorCode::NotController | ErrorCode::NoControllerQuorum
-            ) =>
-        {
-            Err(to_status(&error))
-        }
+        Err(error) if is_of_the_controller(error.code) => Err(error),
         Err(error) => Ok(v1::DecideResponse {
-            metadata_offset: 0,
-            response: Some(Answer::Error(v1::Error::from(&error))),
+            metadata_offset: handler.feed.current().image.offset.0,
+            response: Some(Answer::Error((&error).into())),
         }),
     }
 }
 
-fn name_of(asked: &Asked) -> &str {
-    match asked {
-        Asked::CreateTopic(request) => &request.name,
-        Asked::AlterTopic(request) => &request.name,
-        Asked::CreatePartitions(request) => &request.name,
-        Asked::DeleteTopic(request) => &request.name,
-        Asked::ElectLeaders(_) => "",
-    }
+/// Whether an error speaks of this controller rather than of the request.
+fn is_of_the_controller(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotController
+            | ErrorCode::NoControllerQuorum
+            | ErrorCode::NodeShuttingDown
+            | ErrorCode::ThrottlingQuotaExceeded
+    )
 }
 
-/// The answer of the same kind as the question. A reply that says only that it is done becomes
-/// `done`.
-fn answer(reply: Reply, name: String, done: Answer) -> Answer {
-    let bytes = |id: ottla_model::TopicId| Bytes::copy_from_slice(id.as_bytes());
-    match reply {
-        Reply::TopicCreated {
-            topic,
-            partitions,
-            replication_factor,
-        } => Answer::CreateTopic(v1::CreateTopicResponse {
-            topic_id: bytes(topic),
-            name,
-            partitions,
-            replication_factor: i32::from(replication_factor),
-        }),
-        Reply::TopicDeleted { topic } => Answer::DeleteTopic(v1::DeleteTopicResponse {
-            topic_id: bytes(topic),
-        }),
-        Reply::Elected(elected) => Answer::ElectLeaders(v1::ElectLeadersResponse { elected }),
-        Reply::Done => done,
-        other => {
-            let message = format!("an admin call was answered with {other:?}");
-            let error = ApiError::new(ErrorCode::UnknownServerError, message);
-            Answer::Error(v1::Error::from(&error))
+fn convert(
+    handler: &ControllerHandler,
+    request: Option<Wire>,
+) -> Result<(Request, MakeAnswer), ApiError> {
+    Ok(match request {
+        Some(Wire::CreateTopic(wire)) => {
+            let name = wire.name.clone();
+            let make: MakeAnswer =
+                Box::new(|reply| convert::topic_created(reply, name).map(Answer::CreateTopic));
+            (convert::create_topic(wire)?, make)
         }
-    }
-}
-
-fn topic_name(text: String) -> Result<TopicName, ApiError> {
-    TopicName::new(text)
-        .map_err(|error| ApiError::new(ErrorCode::InvalidTopic, error.to_string()).in_field("name"))
-}
-
-fn pairs(entries: Vec<v1::ConfigEntry>) -> Vec<(String, String)> {
-    entries
-        .into_iter()
-        .map(|entry| (entry.name, entry.value))
-        .collect()
-}
-
-fn assignments(assignments: Vec<v1::ReplicaAssignment>) -> Vec<Vec<NodeId>> {
-    let nodes =
-        |assignment: v1::ReplicaAssignment| assignment.replicas.into_iter().map(NodeId).collect();
-    assignments.into_iter().map(nodes).collect()
-}
-
-fn convert(active: &ActiveController, asked: Asked) -> Result<Request, ApiError> {
-    Ok(match asked {
-        Asked::CreateTopic(v1::CreateTopicRequest {
-            name,
-            partitions,
-            replication_factor,
-            assignments: wanted,
-            configs,
-            validate_only,
-        }) => {
-            let factor = i16::try_from(replication_factor).map_err(|_| {
-                let message = format!("{replication_factor} is no replication factor");
-                ApiError::new(ErrorCode::InvalidReplicationFactor, message)
-                    .in_field("replication_factor")
-            })?;
-            Request::CreateTopic(CreateTopic {
-                name: topic_name(name)?,
-                partitions: Some(partitions).filter(|count| *count != 0),
-                replication_factor: Some(factor).filter(|factor| *factor != 0),
-                assignments: assignments(wanted),
-                configs: pairs(configs),
-                validate_only,
-            })
+        Some(Wire::AlterTopic(wire)) => {
+            let answer = Answer::AlterTopic(v1::AlterTopicResponse {});
+            let make = Box::new(|reply| convert::done(reply).map(|()| answer));
+            (convert::alter_topic(wire)?, make)
         }
-        Asked::AlterTopic(v1::AlterTopicRequest {
-            name,
-            set,
-            unset,
-            validate_only,
-        }) => {
-            let (name, set) = (topic_name(name)?, pairs(set));
-            Request::AlterTopic(AlterTopic {
-                name,
-                set,
-                unset,
-                validate_only,
-            })
+        Some(Wire::CreatePartitions(wire)) => {
+            let answer = Answer::CreatePartitions(v1::CreatePartitionsResponse {});
+            let make = Box::new(|reply| convert::done(reply).map(|()| answer));
+            (convert::create_partitions(wire)?, make)
         }
-        Asked::CreatePartitions(v1::CreatePartitionsRequest {
-            name,
-            total,
-            assignments: wanted,
-            validate_only,
-        }) => Request::CreatePartitions(CreatePartitions {
-            name: topic_name(name)?,
-            total,
-            assignments: assignments(wanted),
-            validate_only,
-        }),
-        Asked::DeleteTopic(v1::DeleteTopicRequest { name, topic_id: id }) => {
-            let topic = match id.is_empty() {
-                true => None,
-                false => Some(topic_id(&id, "topic_id")?),
-            };
-            Request::DeleteTopic(DeleteTopic {
-                name: topic_name(name)?,
-                topic,
-            })
+        Some(Wire::DeleteTopic(wire)) => {
+            let make = Box::new(|reply| convert::topic_deleted(reply).map(Answer::DeleteTopic));
+            (convert::delete_topic(wire)?, make)
         }
-        Asked::ElectLeaders(v1::ElectLeadersRequest { partitions }) => Request::ElectLeaders {
-            partitions: match partitions.is_empty() {
-                true => None,
-                false => Some(find_all(active, &partitions)?),
-            },
-        },
+        Some(Wire::ElectLeaders(wire)) => {
+            let image = handler.feed.current().image;
+            let make = Box::new(|reply| convert::elected(reply).map(Answer::ElectLeaders));
+            (convert::elect_leaders(wire, &image)?, make)
+        }
+        None => {
+            let message = "the request names nothing to decide";
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("request"));
+        }
     })
-}
-
-/// The partitions that a request names, by id or by name.
-fn find_all(
-    active: &ActiveController,
-    named: &[v1::TopicPartition],
-) -> Result<Vec<TopicIdPartition>, ApiError> {
-    let image = active.quorum.image();
-    let find = |named: &v1::TopicPartition| {
-        let topic = match named.topic_id.is_empty() {
-            true => image.topic_by_name(&named.topic).map(|topic| topic.id),
-            false => Some(topic_id(&named.topic_id, "partitions")?),
-        };
-        topic
-            .map(|topic| TopicIdPartition::new(topic, PartitionIndex(named.partition)))
-            .ok_or_else(|| {
-                let message = format!("there is no topic '{}'", named.topic);
-                ApiError::new(ErrorCode::UnknownTopicOrPartition, message).in_field("partitions")
-            })
-    };
-    named.iter().map(find).collect()
 }

@@ -1,111 +1,206 @@
-//! `WatchMetadata`: committed records as they come, a snapshot first for those far behind.
+//! `WatchMetadata`: what this controller has applied, from the watcher's offset on, or a snapshot
+//! first. A watcher that takes nothing for too long is dropped, and begins again where it stood.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ottla_model::MetadataOffset;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use ottla_metadata::{MetadataImage, encode_snapshot};
 use ottla_model::error::ApiError;
-use ottla_model::{ErrorCode, NodeId};
-use ottla_proto::status::to_status;
+use ottla_model::{ErrorCode, MetadataOffset, NodeId};
 use ottla_proto::v1;
 use ottla_proto::v1::watch_metadata_response::Message;
-use tokio_stream::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::ControllerRpc;
-use crate::feed::{Next, snapshot_parts};
+use super::ControllerHandler;
+use crate::feed::{CommittedBatch, Current, Feed, Next};
+use crate::quorum::QuorumStatus;
 
-/// How often a quiet controller says that it is still there.
+/// How often a watcher hears something although nothing happens.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-/// The size of one part of a snapshot, in bytes.
-const PART_BYTES: usize = 1024 * 1024;
-/// The most records in one message.
-const RECORDS_PER_MESSAGE: usize = 20_000;
+/// Messages that wait for one watcher.
+const BUFFERED_MAX: usize = 8;
+/// The bytes of records that one message carries, about.
+const MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// Serves one watcher. It is sent nothing ahead of what its connection takes, so a slow one costs
-/// no memory: it finds its place again in the recent records, or gets a snapshot.
+/// Begins to serve a watcher.
+///
+/// # Errors
+/// `InconsistentClusterId` for a node of another cluster.
 pub fn serve(
-    rpc: ControllerRpc,
-    request: &v1::WatchMetadataRequest,
-) -> Result<impl Stream<Item = Result<v1::WatchMetadataResponse, Status>> + Send + 'static, Status>
-{
-    check(&rpc, request).map_err(|error| to_status(&error))?;
-    let mut from = MetadataOffset(request.from_offset);
-    Ok(async_stream::stream! {
-        let mut end = rpc.feed.end();
-        let mut status = rpc.active.status();
+    handler: &ControllerHandler,
+    request: v1::WatchMetadataRequest,
+) -> Result<BoxStream<'static, Result<v1::WatchMetadataResponse, Status>>, ApiError> {
+    let v1::WatchMetadataRequest {
+        cluster_id,
+        node_id,
+        from_offset,
+    } = request;
+    if let Some(ours) = handler.feed.current().image.cluster_id
+        && !cluster_id.is_empty()
+        && cluster_id != ours.to_string()
+    {
+        let message =
+            format!("this is cluster {ours}, but the watcher belongs to cluster {cluster_id}");
+        return Err(ApiError::new(ErrorCode::InconsistentClusterId, message).in_field("cluster_id"));
+    }
+    let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
+    let watcher = Watcher {
+        node: NodeId(node_id),
+        offset: MetadataOffset(from_offset.max(0)),
+        sender,
+        stall: handler.timings.watch_stall,
+        status: handler.quorum.status(),
+    };
+    let feed = Arc::clone(&handler.feed);
+    tokio::spawn(async move {
+        let node = watcher.node;
+        if let Err(Gone::Stalled) = watcher.run(&feed).await {
+            tracing::warn!(%node, "a watcher of the metadata took nothing for too long and is dropped");
+        }
+    });
+    Ok(ReceiverStream::new(receiver).boxed())
+}
+
+/// What a watcher that has everything wakes for.
+enum Event {
+    Changed,
+    Quiet,
+    Left,
+}
+
+/// Why a watcher is not served any more.
+enum Gone {
+    Left,
+    Stalled,
+}
+
+struct Watcher {
+    node: NodeId,
+    /// The next offset it needs.
+    offset: MetadataOffset,
+    sender: mpsc::Sender<Result<v1::WatchMetadataResponse, Status>>,
+    stall: Duration,
+    status: watch::Receiver<QuorumStatus>,
+}
+
+impl Watcher {
+    async fn run(mut self, feed: &Feed) -> Result<(), Gone> {
+        let mut changes: watch::Receiver<Current> = feed.subscribe();
+        let mut told = None;
         loop {
-            // Marked as seen before looking, so that nothing falls between.
-            end.borrow_and_update();
-            let leader = status.borrow_and_update().leader;
-            match rpc.feed.next(from) {
+            changes.borrow_and_update();
+            match feed.next(self.offset) {
+                Next::Batches(batches) => self.send_batches(&batches).await?,
+                Next::Snapshot(image) => self.send_snapshot(&image).await?,
                 Next::Nothing => {
-                    yield Ok(response(leader, records(from, Vec::new())));
-                    // Whichever comes first; all of them are a reason to look again.
-                    tokio::select! {
-                        changed = end.changed() => if changed.is_err() { return },
-                        changed = status.changed() => if changed.is_err() { return },
-                        () = tokio::time::sleep(SIGN_OF_LIFE) => {}
+                    let leader = self.status.borrow_and_update().leader;
+                    if told != Some(leader) {
+                        // Who is active is told at once, and whenever it changes.
+                        told = Some(leader);
+                        self.send_sign_of_life().await?;
                     }
-                }
-                Next::Entries(entries) => {
-                    for entry in entries {
-                        let known = usize::try_from(from - entry.base_offset).unwrap_or(0);
-                        let news = entry.records.get(known..).unwrap_or_default();
-                        for chunk in news.chunks(RECORDS_PER_MESSAGE) {
-                            yield Ok(response(leader, records(from, chunk.to_vec())));
-                            from += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
-                        }
+                    match self.next_event(&mut changes).await {
+                        Event::Changed => {}
+                        Event::Quiet => self.send_sign_of_life().await?,
+                        Event::Left => return Err(Gone::Left),
                     }
-                }
-                Next::Snapshot(image) => {
-                    let parts = snapshot_parts(&image, PART_BYTES);
-                    let last = parts.len() - 1;
-                    for (index, rows) in parts.into_iter().enumerate() {
-                        let part = v1::MetadataSnapshotPart {
-                            end_offset: image.offset.0,
-                            first: index == 0,
-                            last: index == last,
-                            records: rows,
-                        };
-                        yield Ok(response(leader, Message::Snapshot(part)));
-                    }
-                    from = image.offset;
                 }
             }
         }
-    })
-}
-
-/// Refuses a watcher of another cluster, or one that knows more than this cluster ever wrote.
-fn check(rpc: &ControllerRpc, request: &v1::WatchMetadataRequest) -> Result<(), ApiError> {
-    let own = rpc.active.quorum.image().cluster_id;
-    if let Some(own) = own
-        && !request.cluster_id.is_empty()
-        && request.cluster_id != own.to_string()
-    {
-        let message = format!(
-            "node {} belongs to cluster {}, but these controllers to {own}",
-            request.node_id, request.cluster_id
-        );
-        return Err(ApiError::new(ErrorCode::InconsistentClusterId, message));
     }
-    if request.from_offset < 0 {
-        let message = format!("metadata offset {} is negative", request.from_offset);
-        return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("from_offset"));
+
+    async fn next_event(&mut self, changes: &mut watch::Receiver<Current>) -> Event {
+        let happened = |changed: Result<(), watch::error::RecvError>| match changed {
+            Ok(()) => Event::Changed,
+            Err(_) => Event::Left,
+        };
+        tokio::select! {
+            changed = changes.changed() => happened(changed),
+            changed = self.status.changed() => happened(changed),
+            () = tokio::time::sleep(SIGN_OF_LIFE) => Event::Quiet,
+            () = self.sender.closed() => Event::Left,
+        }
     }
-    Ok(())
-}
 
-fn records(from: MetadataOffset, records: Vec<bytes::Bytes>) -> Message {
-    Message::Records(v1::MetadataRecords {
-        base_offset: from.0,
-        records,
-    })
-}
+    async fn send(&self, message: Message) -> Result<(), Gone> {
+        let response = v1::WatchMetadataResponse {
+            message: Some(message),
+            active_controller_id: self.status.borrow().leader.map(|leader| leader.0),
+        };
+        match tokio::time::timeout(self.stall, self.sender.send(Ok(response))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Gone::Left),
+            Err(_) => Err(Gone::Stalled),
+        }
+    }
 
-fn response(leader: Option<NodeId>, message: Message) -> v1::WatchMetadataResponse {
-    v1::WatchMetadataResponse {
-        active_controller_id: leader.map(|id| id.0),
-        message: Some(message),
+    /// No records, and the end of what was sent.
+    async fn send_sign_of_life(&self) -> Result<(), Gone> {
+        let records = v1::MetadataRecords {
+            base_offset: self.offset.0,
+            records: Vec::new(),
+        };
+        self.send(Message::Records(records)).await
+    }
+
+    async fn send_batches(&mut self, batches: &[Arc<CommittedBatch>]) -> Result<(), Gone> {
+        let mut records = Vec::new();
+        let (mut base, mut bytes) = (self.offset, 0);
+        for batch in batches {
+            let skip = usize::try_from(self.offset - batch.base_offset).unwrap_or(0);
+            for record in batch.records.iter().skip(skip) {
+                bytes += record.len();
+                records.push(record.clone());
+                self.offset += 1;
+                if bytes >= MESSAGE_BYTES {
+                    let full = v1::MetadataRecords {
+                        base_offset: base.0,
+                        records: std::mem::take(&mut records),
+                    };
+                    self.send(Message::Records(full)).await?;
+                    (base, bytes) = (self.offset, 0);
+                }
+            }
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let rest = v1::MetadataRecords {
+            base_offset: base.0,
+            records,
+        };
+        self.send(Message::Records(rest)).await
+    }
+
+    async fn send_snapshot(&mut self, image: &MetadataImage) -> Result<(), Gone> {
+        let rows = encode_snapshot(image);
+        let mut parts = vec![Vec::new()];
+        let mut bytes = 0;
+        for row in rows {
+            if bytes + row.len() > MESSAGE_BYTES {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += row.len();
+            if let Some(last) = parts.last_mut() {
+                last.push(row);
+            }
+        }
+        let count = parts.len();
+        for (number, records) in parts.into_iter().enumerate() {
+            let part = v1::MetadataSnapshotPart {
+                end_offset: image.offset.0,
+                first: number == 0,
+                last: number + 1 == count,
+                records,
+            };
+            self.send(Message::Snapshot(part)).await?;
+        }
+        self.offset = image.offset;
+        Ok(())
     }
 }
