@@ -1,1 +1,31 @@
-//! Journal, partition logs, segments, indexes and recovery.
+//! The storage of a node: a write-ahead log, and over it a store of partition logs. It is given
+//! directories, batches and offsets; it knows nothing of leaders, in-sync replicas, high
+//! watermarks, topics' names or connections. All of it is blocking; no async runtime is needed.
+//!
+//! ```text
+//! append ──► tail cache (readable at once)
+//!    └─────► journal thread: one write, one sync for all logs ──► "flushed" ──► lane: segments
+//!                                                                   checkpoint ◄──┘ (syncs, trims)
+//! ```
+
+mod checkpoint;
+pub mod disk;
+pub mod dump;
+mod entry;
+mod error;
+mod handles;
+mod partition;
+mod queue;
+mod recovery;
+mod segment;
+mod shared;
+pub mod store;
+pub mod wal;
+
+pub use disk::{Disk, RealDisk, SimDisk};
+pub use error::{LogError, ReadError};
+pub use partition::{PartitionLog, ReadOutcome};
+pub use store::{
+    FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig, StoreStats,
+};
+pub use wal::{Wal, WalConfig, WalFrame, WalPosition};

@@ -1,0 +1,184 @@
+//! The checkpoint: what the segments of every log durably hold, and from where the journal must be
+//! replayed over them. Persisted; replaced whole, by a rename.
+//!
+//! Big endian: magic, version, position; number of logs; for each its id, the position up to which
+//! it contains the journal, its start and end, its leader epochs and its segments; CRC-32C of all.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::path::Path;
+
+use ottla_model::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition};
+
+use crate::disk::{Disk, OpenMode};
+use crate::error::{IoContext as _, LogError};
+use crate::partition::{Epochs, Physical};
+use crate::segment::{Segment, SegmentIndex};
+use crate::wal::WalPosition;
+
+const MAGIC: u32 = 0x4f54_434b;
+const VERSION: u32 = 1;
+const FILE: &str = "checkpoint";
+
+/// What a checkpoint says.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoint {
+    /// Everything before it in the journal is contained.
+    pub position: WalPosition,
+    pub logs: BTreeMap<TopicIdPartition, Physical>,
+}
+
+impl Checkpoint {
+    /// Replaces the checkpoint in `root`.
+    pub fn save(&self, disk: &dyn Disk, root: &Path) -> Result<(), LogError> {
+        let temporary = root.join("checkpoint.tmp");
+        let file = disk
+            .open(&temporary, OpenMode::CreateEmpty)
+            .or_log("create", &temporary)?;
+        file.write_at(&[IoSlice::new(&self.encode())], 0)
+            .or_log("write", &temporary)?;
+        file.sync_data().or_log("sync", &temporary)?;
+        disk.rename(&temporary, &root.join(FILE))
+            .or_log("rename", &temporary)?;
+        disk.sync_dir(root).or_log("sync", root)
+    }
+
+    /// Reads the checkpoint in `root`; `None` if there is none. Segments get their serials from
+    /// `next_serial`.
+    pub fn load(
+        disk: &dyn Disk,
+        root: &Path,
+        next_serial: &mut dyn FnMut() -> u64,
+    ) -> Result<Option<Checkpoint>, LogError> {
+        let path = root.join(FILE);
+        let file = match disk.open(&path, OpenMode::Existing).or_log("open", &path) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = vec![0; file.size().or_log("measure", &path)? as usize];
+        let read = file.read_at(&mut bytes, 0).or_log("read", &path)?;
+        bytes.truncate(read);
+        Checkpoint::decode(&bytes, next_serial)
+            .map(Some)
+            .ok_or_else(|| LogError::corrupt(&path, 0, "its checksum or its structure is wrong"))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(MAGIC.to_be_bytes());
+        out.extend(VERSION.to_be_bytes());
+        out.extend(self.position.0.to_be_bytes());
+        out.extend((self.logs.len() as u32).to_be_bytes());
+        for (id, log) in &self.logs {
+            out.extend(id.topic.as_bytes());
+            out.extend(id.partition.0.to_be_bytes());
+            out.extend(log.applied.0.to_be_bytes());
+            out.extend(log.log_start.0.to_be_bytes());
+            out.extend(log.end.0.to_be_bytes());
+            out.extend((log.epochs.entries().len() as u32).to_be_bytes());
+            for (epoch, start) in log.epochs.entries() {
+                out.extend(epoch.0.to_be_bytes());
+                out.extend(start.0.to_be_bytes());
+            }
+            out.extend((log.segments.len() as u32).to_be_bytes());
+            for segment in &log.segments {
+                out.extend(segment.base.0.to_be_bytes());
+                out.extend(segment.bytes.to_be_bytes());
+                out.extend(segment.last_batch_at.to_be_bytes());
+                out.extend(segment.first_timestamp.0.to_be_bytes());
+                out.extend(segment.max_timestamp.0.to_be_bytes());
+            }
+        }
+        let crc = crc32c::crc32c(&out);
+        out.extend(crc.to_be_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8], next_serial: &mut dyn FnMut() -> u64) -> Option<Checkpoint> {
+        let (body, crc) = bytes.split_last_chunk()?;
+        if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
+            return None;
+        }
+        let mut reader = Reader { rest: body };
+        if reader.u32()? != MAGIC || reader.u32()? != VERSION {
+            return None;
+        }
+        let position = WalPosition(reader.u64()?);
+        let mut logs = BTreeMap::new();
+        for _ in 0..reader.u32()? {
+            let topic = TopicId::from_bytes(reader.take()?);
+            let partition = PartitionIndex(reader.u32()? as i32);
+            let log = reader.log(next_serial)?;
+            logs.insert(TopicIdPartition::new(topic, partition), log);
+        }
+        reader
+            .rest
+            .is_empty()
+            .then_some(Checkpoint { position, logs })
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn offset(&mut self) -> Option<Offset> {
+        self.take().map(|bytes| Offset(i64::from_be_bytes(bytes)))
+    }
+
+    fn timestamp(&mut self) -> Option<TimestampMs> {
+        self.take()
+            .map(|bytes| TimestampMs(i64::from_be_bytes(bytes)))
+    }
+
+    fn log(&mut self, next_serial: &mut dyn FnMut() -> u64) -> Option<Physical> {
+        let applied = WalPosition(self.u64()?);
+        let log_start = self.offset()?;
+        let end = self.offset()?;
+        let mut epochs = Vec::new();
+        for _ in 0..self.u32()? {
+            let epoch = LeaderEpoch(self.u32()? as i32);
+            epochs.push((epoch, self.offset()?));
+        }
+        let mut segments = Vec::new();
+        for _ in 0..self.u32()? {
+            segments.push(Segment {
+                serial: next_serial(),
+                base: self.offset()?,
+                bytes: self.u64()?,
+                last_batch_at: self.u64()?,
+                first_timestamp: self.timestamp()?,
+                max_timestamp: self.timestamp()?,
+                index: SegmentIndex::Files,
+            });
+        }
+        if let Some(active) = segments.last_mut() {
+            active.index = SegmentIndex::Unknown;
+        }
+        Some(Physical {
+            log_start,
+            end,
+            epochs: Epochs::from_entries(epochs),
+            dir_exists: !segments.is_empty(),
+            segments,
+            applied,
+            generation: 0,
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! Everything that touches files goes through [`Disk`]. Two implementations keep one contract:
+//! [`RealDisk`] over the operating system, [`SimDisk`] in memory, which forgets at a crash
+//! whatever was not synced.
+//!
+//! The contract is POSIX's harsh reading: written bytes are durable after `sync_data` of their
+//! file; a created, renamed or removed name is durable after `sync_dir` of its directory; and
+//! after a failed sync nothing may be assumed about what was written before it.
+
+mod real;
+mod sim;
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use real::RealDisk;
+pub use sim::SimDisk;
+
+/// What to do when a file that is opened is there, or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Open for reading and writing; fails with `NotFound` if the file is not there.
+    Existing,
+    /// Open for reading and writing; create it empty if it is not there.
+    Create,
+    /// Open for reading and writing; empty it if it is there.
+    CreateEmpty,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    pub name: OsString,
+    pub is_dir: bool,
+}
+
+/// A file system, as far as a node uses one.
+pub trait Disk: Send + Sync + Debug + 'static {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// The names in a directory, in ascending order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Gives a file or a directory another name, replacing a file of that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a directory and all in it.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that can still be written on the file system that holds `path`.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// An open file. All methods may be called from many threads.
+pub trait DiskFile: Send + Sync + Debug {
+    /// The file's length, in bytes.
+    fn size(&self) -> io::Result<u64>;
+    /// Reads from `offset` until `buffer` is full or the file ends; returns how many bytes.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all parts, one after the other, from `offset`.
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space up to `len`; a shorter file becomes this long, filled with zeros.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Makes the written bytes and the length durable.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod tests;

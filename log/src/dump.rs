@@ -1,0 +1,134 @@
+//! Looking at stored logs offline, for people and their tools: what a segment file holds, and
+//! whether a store's files are intact. Changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use ottla_model::batch::{BatchError, BatchHeader, validate_batch};
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::{Disk, OpenMode};
+use crate::error::{IoContext as _, LogError};
+use crate::segment::base_of;
+
+/// The largest batch that is looked at; a longer one is taken for damage.
+const BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A batch in a segment file.
+#[derive(Debug)]
+pub struct DumpedBatch {
+    /// Where it begins in the file.
+    pub position: u64,
+    pub header: BatchHeader,
+    /// Whether its checksum and its structure are right.
+    pub validity: Result<(), BatchError>,
+}
+
+/// What stood in a segment file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SegmentSummary {
+    pub batches: u64,
+    pub invalid: u64,
+    /// Bytes of whole batches, from the file's start.
+    pub bytes: u64,
+    /// Bytes behind them, which are no batch.
+    pub trailing_bytes: u64,
+}
+
+/// Hands each batch of a segment file to `visit`, up to the first bytes that cannot be one.
+pub fn dump_segment(
+    disk: &dyn Disk,
+    path: &Path,
+    visit: &mut dyn FnMut(&DumpedBatch),
+) -> Result<SegmentSummary, LogError> {
+    let file = disk.open(path, OpenMode::Existing).or_log("open", path)?;
+    let size = file.size().or_log("measure", path)?;
+    let mut summary = SegmentSummary::default();
+    let mut header = [0; ottla_model::batch::HEADER_BYTES];
+    loop {
+        let position = summary.bytes;
+        let read = file.read_at(&mut header, position).or_log("read", path)?;
+        let decoded = BatchHeader::decode(&header[..read]).filter(|header| {
+            header.magic == 2
+                && header.size >= ottla_model::batch::HEADER_BYTES
+                && header.size <= BATCH_BYTES_MAX
+                && position + header.size as u64 <= size
+        });
+        let Some(header) = decoded else {
+            summary.trailing_bytes = size - position;
+            return Ok(summary);
+        };
+        let mut bytes = vec![0; header.size];
+        let read = file.read_at(&mut bytes, position).or_log("read", path)?;
+        let validity = validate_batch(&bytes[..read]).map(|_| ());
+        summary.batches += 1;
+        summary.invalid += u64::from(validity.is_err());
+        summary.bytes += header.size as u64;
+        visit(&DumpedBatch {
+            position,
+            header,
+            validity,
+        });
+    }
+}
+
+/// Something that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub path: PathBuf,
+    pub what: String,
+}
+
+/// Verifies the checkpoint and every segment of the store in `dir`, which must not be open.
+/// Trailing bytes behind what the checkpoint vouches for are no finding: the journal has them.
+pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Vec<Finding>, LogError> {
+    let mut findings = Vec::new();
+    let mut serial = 0;
+    let loaded = Checkpoint::load(disk, dir, &mut || {
+        serial += 1;
+        serial
+    });
+    let checkpoint = match loaded {
+        Ok(checkpoint) => checkpoint.unwrap_or_default(),
+        Err(LogError::Corrupt { path, what, .. }) => {
+            findings.push(Finding { path, what });
+            Checkpoint::default()
+        }
+        Err(error) => return Err(error),
+    };
+    for (id, log) in &checkpoint.logs {
+        let log_dir = dir.join("partitions").join(id.to_string());
+        for segment in &log.segments {
+            let path = crate::segment::log_path(&log_dir, segment.base);
+            match dump_segment(disk, &path, &mut |_| {}) {
+                Ok(summary) => {
+                    if let Some(what) = judge(&summary, segment.bytes) {
+                        findings.push(Finding { path, what });
+                    }
+                }
+                Err(error) if error.is_not_found() => findings.push(Finding {
+                    path,
+                    what: "the file is missing".to_owned(),
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn judge(summary: &SegmentSummary, synced: u64) -> Option<String> {
+    if summary.invalid > 0 {
+        return Some(format!("{} of its batches are invalid", summary.invalid));
+    }
+    (summary.bytes < synced).then(|| {
+        format!(
+            "its valid batches end at byte {}, but {synced} bytes were synced",
+            summary.bytes
+        )
+    })
+}
+
+/// Whether a path is named like a segment's file.
+pub fn is_segment(path: &Path) -> bool {
+    base_of(path).is_some()
+}

@@ -1,0 +1,143 @@
+//! Looking records up by time.
+
+use bytes::Bytes;
+use ottla_model::batch::{BatchHeader, decode_records};
+use ottla_model::{Offset, TimestampMs};
+
+use super::PartitionLog;
+use super::read::{Place, check_range, place};
+use crate::error::ReadError;
+use crate::segment::{log_path, read_batches};
+
+/// The most bytes that one batch's records may unpack to when a record is looked for.
+const UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+impl PartitionLog {
+    /// The first record with a timestamp of `timestamp` or later, below `limit`. Blocks.
+    pub fn offset_for_timestamp(
+        &self,
+        timestamp: TimestampMs,
+        limit: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        loop {
+            let (places, cached, log_start) = self.candidates(timestamp, limit)?;
+            let mut found = Ok(None);
+            let mut current = true;
+            for place in &places {
+                found = self.find_in_segment(place, timestamp, log_start);
+                current = self.is_current(place)?;
+                if !current || !matches!(found, Ok(None)) {
+                    break;
+                }
+            }
+            if !current {
+                continue;
+            }
+            if let Some(found) = found? {
+                return Ok(Some(found).filter(|(offset, _)| *offset < limit));
+            }
+            for batch in cached {
+                if let Some(found) = self.find_in_batch(&batch, timestamp, log_start)? {
+                    return Ok(Some(found).filter(|(offset, _)| *offset < limit));
+                }
+            }
+            return Ok(None);
+        }
+    }
+
+    /// The first of the records with the largest timestamp; `None` for a log without records.
+    /// Blocks.
+    pub fn max_timestamp(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let most = {
+            let state = self.state.lock();
+            let in_tail = state
+                .tail
+                .from(state.disk_end)
+                .map(|batch| batch.meta.max_timestamp);
+            let in_segments = state
+                .physical
+                .segments
+                .iter()
+                .filter(|segment| segment.base < state.disk_end)
+                .map(|segment| segment.max_timestamp);
+            in_tail.chain(in_segments).max()
+        };
+        match most {
+            Some(most) => self.offset_for_timestamp(most, Offset(i64::MAX)),
+            None => Ok(None),
+        }
+    }
+
+    /// Segments that may hold such a record, and batches in memory behind them that do.
+    #[expect(clippy::type_complexity)]
+    fn candidates(
+        &self,
+        timestamp: TimestampMs,
+        limit: Offset,
+    ) -> Result<(Vec<Place>, Vec<Bytes>, Offset), ReadError> {
+        let state = self.state.lock();
+        check_range(&state, state.log_start)?;
+        let places = (0..state.physical.segments.len())
+            .filter(|index| {
+                let segment = &state.physical.segments[*index];
+                segment.max_timestamp >= timestamp
+                    && segment.base < state.disk_end.min(limit)
+                    && state.physical.end_of(*index) > state.log_start
+            })
+            .map(|index| {
+                let base = state.physical.segments[index].base;
+                place(&state, index, base, limit)
+            })
+            .collect();
+        let cached = state
+            .tail
+            .from(state.disk_end)
+            .filter(|batch| batch.meta.max_timestamp >= timestamp && batch.meta.base < limit)
+            .map(|batch| batch.bytes.clone())
+            .collect();
+        Ok((places, cached, state.log_start))
+    }
+
+    fn find_in_segment(
+        &self,
+        place: &Place,
+        timestamp: TimestampMs,
+        log_start: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let (file, path) = self.open_place(place)?;
+        let index = self.index(&*file, place)?;
+        let from = index.time_floor(timestamp).max(log_start);
+        let floor = index.floor(from);
+        let mut scanner = crate::segment::Scanner::new(&*file, &path, floor, place.bytes);
+        while let Some((at, header)) = scanner.next()? {
+            if header.base_offset >= place.limit {
+                break;
+            }
+            if header.max_timestamp < timestamp || header.next_offset() <= log_start {
+                continue;
+            }
+            let batch = read_batches(&*file, &path, at, place.bytes, place.limit, 0)?;
+            if let Some(found) = self.find_in_batch(&batch, timestamp, log_start)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_in_batch(
+        &self,
+        batch: &Bytes,
+        timestamp: TimestampMs,
+        log_start: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let records = decode_records(batch, UNPACKED_BYTES_MAX).map_err(|error| {
+            let base = BatchHeader::decode(batch).map_or(log_start, |header| header.base_offset);
+            let path = log_path(&self.dir, base);
+            ReadError::damaged(&path, 0, format!("the batch at offset {base}: {error}"))
+        })?;
+        Ok(records
+            .into_iter()
+            .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
+            .map(|record| (record.offset, record.timestamp)))
+    }
+}

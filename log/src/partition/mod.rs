@@ -1,0 +1,295 @@
+//! The log of one partition: appends, cuts and reads. Changes are taken at once, become durable
+//! through the store's journal and reach the segments behind it; until then their batches are read
+//! from memory.
+
+mod apply;
+mod epochs;
+mod lookup;
+mod read;
+mod retention;
+mod state;
+mod tail;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use ottla_model::{LeaderEpoch, Offset, TopicIdPartition};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::entry::{Op, encoded_bytes};
+use crate::error::{LogError, ReadError};
+use crate::segment::{BatchMeta, split_batches};
+use crate::shared::{Done, Queued, Shared};
+use crate::store::LogSettings;
+pub(crate) use epochs::Epochs;
+pub use read::ReadOutcome;
+pub(crate) use state::{Physical, State};
+
+/// One partition's log. All methods may be called from many threads.
+#[derive(Debug)]
+pub struct PartitionLog {
+    id: TopicIdPartition,
+    dir: PathBuf,
+    me: Weak<PartitionLog>,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+impl PartitionLog {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        id: TopicIdPartition,
+        physical: Physical,
+        settings: LogSettings,
+    ) -> Arc<PartitionLog> {
+        Arc::new_cyclic(|me| PartitionLog {
+            id,
+            dir: shared.dirs.of(id),
+            me: me.clone(),
+            shared: shared.clone(),
+            state: Mutex::new(State::new(physical, settings)),
+        })
+    }
+
+    pub fn id(&self) -> TopicIdPartition {
+        self.id
+    }
+
+    /// The first offset that can be read.
+    pub fn log_start(&self) -> Offset {
+        self.state.lock().log_start
+    }
+
+    /// The offset that the next record will have.
+    pub fn log_end(&self) -> Offset {
+        self.state.lock().log_end
+    }
+
+    /// Bytes of batches, in segments and on their way there.
+    pub fn size_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.physical.bytes() + state.tail.bytes_from(state.disk_end)
+    }
+
+    /// The first offset of each leader epoch in the log, both ascending.
+    pub fn epochs(&self) -> Vec<(LeaderEpoch, Offset)> {
+        self.state.lock().epochs.entries().to_vec()
+    }
+
+    pub fn settings(&self) -> LogSettings {
+        self.state.lock().settings
+    }
+
+    pub fn set_settings(&self, settings: LogSettings) {
+        self.state.lock().settings = settings;
+    }
+
+    /// Appends whole, valid, stamped batches, the first of which starts at the log's end. They can
+    /// be read at once; they are durable when the store's observer has been told of `ticket`.
+    /// Tickets of one log must not fall. Changes of one log enter the journal in the order of
+    /// these calls.
+    ///
+    /// # Errors
+    /// Nothing is changed if the batches do not continue the log, are malformed, carry a leader
+    /// epoch below the log's last, or are too large for the journal.
+    pub fn append(&self, ticket: u64, batches: Bytes) -> Result<(), LogError> {
+        let metas = split_batches(&batches).map_err(|(at, source)| LogError::Batch {
+            id: self.id,
+            at,
+            source,
+        })?;
+        let op = Op::Append {
+            ticket,
+            bytes: batches.clone(),
+            metas: metas.clone(),
+        };
+        self.check_size(&op)?;
+        let mut state = self.lock_present()?;
+        self.check_continues(&state, &metas)?;
+        if metas.is_empty() {
+            return Ok(());
+        }
+        self.enqueue(op, None)?;
+        self.shared
+            .cached_bytes
+            .fetch_add(batches.len() as u64, Ordering::Relaxed);
+        let mut at = 0;
+        for meta in metas {
+            state.epochs.note(meta.epoch, meta.base);
+            state.log_end = meta.next;
+            state.tail.push(meta, batches.slice(at..at + meta.size));
+            at += meta.size;
+        }
+        Ok(())
+    }
+
+    fn check_continues(&self, state: &State, metas: &[BatchMeta]) -> Result<(), LogError> {
+        let mut log_end = state.log_end;
+        let mut last = state.last_epoch();
+        for meta in metas {
+            if meta.base != log_end {
+                return Err(LogError::NotContinuing {
+                    id: self.id,
+                    base: meta.base,
+                    log_end,
+                });
+            }
+            if meta.epoch < last {
+                return Err(LogError::EpochWentBack {
+                    id: self.id,
+                    epoch: meta.epoch,
+                    last,
+                });
+            }
+            log_end = meta.next;
+            last = meta.epoch;
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, op: &Op) -> Result<(), LogError> {
+        // A frame's header and padding need room in the file too.
+        let limit = self.shared.config.journal_file_bytes - 64;
+        let bytes = encoded_bytes(op) as u64;
+        if bytes > limit {
+            return Err(LogError::TooLarge { bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Removes everything at and above `to`. A batch that contains `to` goes whole, so the log may
+    /// end below it. May read a few blocks from disk.
+    pub fn truncate(&self, to: Offset) -> Result<(), LogError> {
+        loop {
+            let (boundary, cuts) = self.boundary(to).map_err(|source| LogError::Read {
+                id: self.id,
+                source: Box::new(source),
+            })?;
+            let mut state = self.lock_present()?;
+            // Another thread may have cut the log meanwhile, and batches may lie otherwise now.
+            if state.cuts != cuts {
+                continue;
+            }
+            if to >= state.log_end {
+                return Ok(());
+            }
+            let bytes = if boundary <= state.log_start {
+                let at = to.min(state.log_start);
+                self.enqueue(Op::Restart(at), None)?;
+                state.restart(at)
+            } else {
+                self.enqueue(Op::Truncate(boundary), None)?;
+                state.cut(boundary)
+            };
+            self.uncache(bytes);
+            return Ok(());
+        }
+    }
+
+    /// Drops everything; the log continues at `offset`.
+    pub fn restart_at(&self, offset: Offset) -> Result<(), LogError> {
+        let mut state = self.lock_present()?;
+        self.enqueue(Op::Restart(offset), None)?;
+        let bytes = state.restart(offset);
+        self.uncache(bytes);
+        Ok(())
+    }
+
+    /// Moves the log's start up to `to`; segments wholly below it are deleted. Nothing happens if
+    /// the log starts there or later.
+    ///
+    /// # Errors
+    /// [`LogError::LogStartBeyondEnd`] if the log ends before `to`.
+    pub fn advance_log_start(&self, to: Offset) -> Result<(), LogError> {
+        let mut state = self.lock_present()?;
+        if to <= state.log_start {
+            return Ok(());
+        }
+        if to > state.log_end {
+            return Err(LogError::LogStartBeyondEnd {
+                id: self.id,
+                to,
+                log_end: state.log_end,
+            });
+        }
+        self.enqueue(Op::LogStart(to), None)?;
+        state.log_start = to;
+        state.epochs.trim(to);
+        Ok(())
+    }
+
+    /// Puts the log's end in the journal: nothing can follow. What `op` says happens to the files.
+    pub(crate) fn leave(&self, op: Op, done: Option<Done>) -> Result<(), LogError> {
+        let mut state = self.lock_present()?;
+        self.enqueue(op, done)?;
+        state.gone = true;
+        let bytes = state.tail.cut(Offset(i64::MIN));
+        self.uncache(bytes);
+        Ok(())
+    }
+
+    /// Puts the log's beginning in the journal.
+    pub(crate) fn announce(&self) -> Result<(), LogError> {
+        self.enqueue(Op::Create, None)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    fn lock_present(&self) -> Result<MutexGuard<'_, State>, LogError> {
+        let state = self.state.lock();
+        if state.gone {
+            return Err(LogError::Gone { id: self.id });
+        }
+        Ok(state)
+    }
+
+    fn enqueue(&self, op: Op, done: Option<Done>) -> Result<(), LogError> {
+        let Some(log) = self.me.upgrade() else {
+            return Err(LogError::Gone { id: self.id });
+        };
+        let bytes = encoded_bytes(&op);
+        let queued = Queued { log, op, done };
+        self.shared
+            .journal
+            .push(queued, bytes)
+            .map_err(|_| self.shared.why_closed())
+    }
+
+    fn uncache(&self, bytes: u64) {
+        self.shared.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Drops batches from memory that end at or below `to` and are in segments.
+    pub(crate) fn evict(&self, to: Offset) {
+        let mut state = self.state.lock();
+        let to = to.min(state.disk_end);
+        let bytes = state.tail.evict(to);
+        self.uncache(bytes);
+    }
+
+    /// The base of the batch that holds `to`, or `to` itself if no batch does; and how often the
+    /// log had been cut then.
+    fn boundary(&self, to: Offset) -> Result<(Offset, u64), ReadError> {
+        let cuts = {
+            let state = self.state.lock();
+            if to <= state.log_start || to >= state.log_end {
+                return Ok((to, state.cuts));
+            }
+            if to >= state.tail_start() {
+                return Ok((state.tail.boundary(to).unwrap_or(to), state.cuts));
+            }
+            state.cuts
+        };
+        let mut boundary = to;
+        self.visit_headers(to, &mut |header| {
+            boundary = header.base_offset.min(to);
+            ControlFlow::Break(())
+        })?;
+        Ok((boundary, cuts))
+    }
+}

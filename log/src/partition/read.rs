@@ -1,0 +1,323 @@
+//! Reading batches: from the tail cache at once, from segments on a thread that may block.
+//!
+//! A reader of a segment is told its place under the log's lock and reads without it. If the log
+//! is cut meanwhile, the generation has changed and the reader begins again, so that bytes which
+//! were cut, or half written over, are never returned.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ottla_model::Offset;
+use ottla_model::batch::BatchHeader;
+
+use super::PartitionLog;
+use super::state::State;
+use crate::disk::{DiskFile, OpenMode};
+use crate::error::{LogError, ReadError};
+use crate::segment::{Scanner, SegmentIndex, SparseIndex, log_path, read_batches};
+
+/// Headers that are visited between two looks at the generation.
+const HEADERS_AT_A_TIME: usize = 1024;
+
+/// What a read that must not block found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// Whole batches, each piece one or more of them. Empty if nothing is there below the limit.
+    Cached(Vec<Bytes>),
+    /// The batches are on disk: use [`PartitionLog::read_blocking`] on a thread that may block.
+    OnDisk,
+}
+
+/// Where in which segment a reader finds what it looks for.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub serial: u64,
+    pub base: Offset,
+    pub bytes: u64,
+    /// Where to begin, if the index in memory knows.
+    pub floor: Option<u64>,
+    pub sealed: bool,
+    /// Batches at and above it are not to be read here.
+    pub limit: Offset,
+    pub generation: u64,
+}
+
+/// What a reader is pointed to.
+enum Plan {
+    Memory(Vec<Bytes>),
+    Disk(Place),
+}
+
+impl PartitionLog {
+    /// Whole batches from the one that holds `from` (so the first may begin below it), as long as
+    /// they start below `limit`, up to `max_bytes` but at least one. Never blocks.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] if `from` is below the log's start or above its end.
+    pub fn read(
+        &self,
+        from: Offset,
+        limit: Offset,
+        max_bytes: usize,
+    ) -> Result<ReadOutcome, ReadError> {
+        let state = self.state.lock();
+        check_range(&state, from)?;
+        if from >= limit.min(state.log_end) {
+            return Ok(ReadOutcome::Cached(Vec::new()));
+        }
+        if from < state.tail_start() {
+            return Ok(ReadOutcome::OnDisk);
+        }
+        Ok(ReadOutcome::Cached(state.tail.read(from, limit, max_bytes)))
+    }
+
+    /// Like [`PartitionLog::read`], but reads from disk what is not in memory. Every checksum of
+    /// bytes from disk is verified. May end before the limits at the end of a segment.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if the bytes on disk are not those that were written.
+    pub fn read_blocking(
+        &self,
+        from: Offset,
+        limit: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        loop {
+            let plan = {
+                let state = self.state.lock();
+                check_range(&state, from)?;
+                if from >= limit.min(state.log_end) {
+                    return Ok(Vec::new());
+                }
+                plan(&state, from, limit, max_bytes)
+            };
+            let place = match plan {
+                Plan::Memory(batches) => return Ok(batches),
+                Plan::Disk(place) => place,
+            };
+            let read = self.read_at_place(&place, from, max_bytes);
+            if self.is_current(&place)? {
+                return read.map(|bytes| vec![bytes]);
+            }
+        }
+    }
+
+    fn read_at_place(
+        &self,
+        place: &Place,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Bytes, ReadError> {
+        let (file, path) = self.open_place(place)?;
+        let mut scanner = self.scan_from(&*file, &path, place, from)?;
+        loop {
+            match scanner.next()? {
+                Some((at, header)) if header.next_offset() > from => {
+                    return read_batches(&*file, &path, at, place.bytes, place.limit, max_bytes);
+                }
+                Some(_) => {}
+                None => {
+                    let what = format!("offset {from} is missing");
+                    return Err(ReadError::damaged(&path, place.bytes, what));
+                }
+            }
+        }
+    }
+
+    /// Hands the headers of all batches, from the one that holds `from` to the log's end, to
+    /// `visit`. Blocks.
+    pub fn for_each_header(
+        &self,
+        from: Offset,
+        visit: &mut dyn FnMut(&BatchHeader),
+    ) -> Result<(), ReadError> {
+        self.visit_headers(from, &mut |header| {
+            visit(header);
+            ControlFlow::Continue(())
+        })
+    }
+
+    pub(super) fn visit_headers(
+        &self,
+        from: Offset,
+        visit: &mut dyn FnMut(&BatchHeader) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let mut next = from;
+        loop {
+            let plan = {
+                let state = self.state.lock();
+                check_range(&state, next)?;
+                if next >= state.log_end {
+                    return Ok(());
+                }
+                plan(&state, next, Offset(i64::MAX), usize::MAX)
+            };
+            let headers = match plan {
+                Plan::Memory(batches) => batches
+                    .iter()
+                    .filter_map(|batch| BatchHeader::decode(batch))
+                    .collect(),
+                Plan::Disk(place) => {
+                    let headers = self.headers_at_place(&place, next);
+                    if !self.is_current(&place)? {
+                        continue;
+                    }
+                    headers?
+                }
+            };
+            for header in &headers {
+                next = header.next_offset();
+                if visit(header).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn headers_at_place(&self, place: &Place, from: Offset) -> Result<Vec<BatchHeader>, ReadError> {
+        let (file, path) = self.open_place(place)?;
+        let mut scanner = self.scan_from(&*file, &path, place, from)?;
+        let mut headers = Vec::new();
+        while headers.len() < HEADERS_AT_A_TIME {
+            match scanner.next()? {
+                Some((_, header)) if header.base_offset >= place.limit => break,
+                Some((_, header)) if header.next_offset() > from => headers.push(header),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if headers.is_empty() {
+            let what = format!("offset {from} is missing");
+            return Err(ReadError::damaged(&path, place.bytes, what));
+        }
+        Ok(headers)
+    }
+
+    pub(super) fn open_place(
+        &self,
+        place: &Place,
+    ) -> Result<(Arc<dyn DiskFile>, PathBuf), ReadError> {
+        let path = log_path(&self.dir, place.base);
+        let opened = self
+            .shared
+            .handles
+            .file(place.serial, &path, OpenMode::Existing);
+        match opened {
+            Ok(file) => Ok((file, path)),
+            Err(LogError::Io {
+                action,
+                path,
+                source,
+            }) if source.kind() != std::io::ErrorKind::NotFound => Err(ReadError::Io {
+                action,
+                path,
+                source,
+            }),
+            Err(_) => Err(ReadError::damaged(&path, 0, "the file is missing")),
+        }
+    }
+
+    /// A scanner that begins at or before the batch that holds `offset`.
+    pub(super) fn scan_from<'a>(
+        &self,
+        file: &'a dyn DiskFile,
+        path: &'a std::path::Path,
+        place: &Place,
+        offset: Offset,
+    ) -> Result<Scanner<'a>, ReadError> {
+        let floor = match place.floor {
+            Some(floor) => floor,
+            None => self.index(file, place)?.floor(offset),
+        };
+        Ok(Scanner::new(file, path, floor, place.bytes))
+    }
+
+    /// The whole index of a segment: kept, read from its files, or built.
+    pub(super) fn index(
+        &self,
+        file: &dyn DiskFile,
+        place: &Place,
+    ) -> Result<Arc<SparseIndex>, ReadError> {
+        if place.sealed
+            && let Some(index) = self.shared.handles.index(place.serial)
+        {
+            return Ok(index);
+        }
+        let disk = &*self.shared.disk;
+        let mut index = SparseIndex::build(disk, &self.dir, place.base, file, place.bytes)?;
+        if place.sealed {
+            let index = Arc::new(index);
+            self.shared.handles.keep_index(place.serial, index.clone());
+            return Ok(index);
+        }
+        // What was appended since the place was looked up is few; it is added under the lock, so
+        // that from now on the index grows with the segment.
+        let mut state = self.state.lock();
+        let current = state.physical.generation == place.generation;
+        let segment = state.physical.segments.last_mut();
+        if current
+            && let Some(segment) = segment.filter(|segment| segment.serial == place.serial)
+            && matches!(segment.index, SegmentIndex::Unknown)
+        {
+            let path = log_path(&self.dir, place.base);
+            index.extend(file, &path, place.bytes, segment.bytes)?;
+            segment.index = SegmentIndex::Memory(index.clone());
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// Whether a place still is what it was when it was looked up.
+    pub(super) fn is_current(&self, place: &Place) -> Result<bool, ReadError> {
+        let state = self.state.lock();
+        if state.gone {
+            return Err(ReadError::Gone);
+        }
+        Ok(state.physical.generation == place.generation)
+    }
+}
+
+pub(super) fn check_range(state: &State, from: Offset) -> Result<(), ReadError> {
+    if state.gone {
+        return Err(ReadError::Gone);
+    }
+    if from < state.log_start || from > state.log_end {
+        return Err(ReadError::OutOfRange {
+            log_start: state.log_start,
+            log_end: state.log_end,
+        });
+    }
+    Ok(())
+}
+
+/// Where to find the batch that holds `from`, which lies within the log.
+fn plan(state: &State, from: Offset, limit: Offset, max_bytes: usize) -> Plan {
+    if from >= state.tail_start() {
+        return Plan::Memory(state.tail.read(from, limit, max_bytes));
+    }
+    let index = state.physical.segment_of(from);
+    match index {
+        Some(index) => Plan::Disk(place(state, index, from, limit)),
+        // Nothing in memory and no segment: the log holds nothing there.
+        None => Plan::Memory(Vec::new()),
+    }
+}
+
+/// The place of `from` in the segment at `index`.
+pub(super) fn place(state: &State, index: usize, from: Offset, limit: Offset) -> Place {
+    let segment = &state.physical.segments[index];
+    let floor = match &segment.index {
+        SegmentIndex::Memory(index) => Some(index.floor(from)),
+        SegmentIndex::Files | SegmentIndex::Unknown => None,
+    };
+    Place {
+        serial: segment.serial,
+        base: segment.base,
+        bytes: segment.bytes,
+        floor,
+        sealed: matches!(segment.index, SegmentIndex::Files),
+        limit: limit.min(state.disk_end),
+        generation: state.physical.generation,
+    }
+}

@@ -1,0 +1,242 @@
+//! What happens when a store is opened: the checkpoint is read, the journal summed up over it, and
+//! each log brought to what they say, several at a time.
+
+mod fold;
+mod rebuild;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use ottla_model::{Offset, TopicIdPartition};
+use parking_lot::Mutex;
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::Disk;
+use crate::entry::{Op, decode, encode};
+use crate::error::{IoContext as _, LogError};
+use crate::partition::{PartitionLog, Physical};
+use crate::shared::Shared;
+use crate::wal::{Wal, WalConfig, WalPosition};
+use fold::{Fold, Folded};
+use rebuild::{Rebuild, rebuild};
+
+/// What recovery found.
+pub(crate) struct Recovered {
+    pub wal: Wal,
+    pub logs: BTreeMap<TopicIdPartition, Arc<PartitionLog>>,
+    pub damaged: Vec<(TopicIdPartition, String)>,
+}
+
+pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
+    prepare_directories(shared)?;
+    let root = &shared.dirs.root;
+    let checkpoint = Checkpoint::load(&*shared.disk, root, &mut || shared.next_number())?;
+    let had_checkpoint = checkpoint.is_some();
+    let checkpoint = checkpoint.unwrap_or_default();
+    let position = checkpoint.position;
+    let mut fold = Fold::new(checkpoint);
+    let mut wal = replay_journal(shared, &mut fold)?;
+    let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
+    if journal_start > position || wal.end() < position {
+        let what = if had_checkpoint {
+            format!(
+                "it needs the journal from position {position:?}, which goes from {journal_start:?} to {:?}",
+                wal.end()
+            )
+        } else {
+            format!("it is missing, and the journal begins at {journal_start:?} only")
+        };
+        return Err(LogError::corrupt(&root.join("checkpoint"), 0, what));
+    }
+    shared.trim_to.store(position.0, Ordering::Release);
+    shared.journal_end.store(wal.end().0, Ordering::Release);
+    for (id, folded) in std::mem::take(&mut fold.ended) {
+        end_log(shared, id, folded)?;
+    }
+    let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
+    set_strays_aside(shared, &logs)?;
+    restart_damaged(&mut wal, &damaged)?;
+    let mut recovered = Recovered {
+        logs,
+        damaged: Vec::new(),
+        wal,
+    };
+    quarantine(shared, damaged, &mut recovered)?;
+    let end = recovered.wal.end().0;
+    shared.applied.store(end, Ordering::Release);
+    shared.journal_end.store(end, Ordering::Release);
+    let catalog = recovered.logs.clone();
+    *shared.catalog.lock() = catalog;
+    Ok(recovered)
+}
+
+fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
+    let dirs = &shared.dirs;
+    let disk = &shared.disk;
+    if disk
+        .exists(&dirs.discarded)
+        .or_log("look for", &dirs.discarded)?
+    {
+        disk.remove_dir_all(&dirs.discarded)
+            .or_log("remove", &dirs.discarded)?;
+    }
+    for dir in [
+        &dirs.root,
+        &dirs.partitions,
+        &dirs.stray,
+        &dirs.quarantine,
+        &dirs.discarded,
+    ] {
+        disk.create_dir_all(dir).or_log("create", dir)?;
+    }
+    disk.sync_dir(&dirs.root).or_log("sync", &dirs.root)?;
+    match dirs.root.parent() {
+        Some(parent) => disk.sync_dir(parent).or_log("sync", parent),
+        None => Ok(()),
+    }
+}
+
+fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
+    let config = WalConfig {
+        file_bytes: shared.config.journal_file_bytes,
+        ..WalConfig::new(shared.config.journal_id_if_new)
+    };
+    let disk: Arc<dyn Disk> = shared.disk.clone();
+    let dir = &shared.dirs.journal;
+    Wal::open_visiting(disk, dir, config, &mut |frame| {
+        let behind = Wal::position_after(frame.position, frame.payload.len());
+        let Some((id, entry)) = decode(&frame.payload) else {
+            let what = "an entry of a kind that this version does not know";
+            return Err(LogError::corrupt(dir, frame.position.0, what));
+        };
+        fold.replay(id, entry, behind);
+        Ok(())
+    })
+}
+
+/// Carries out the end of a log that the journal has, if that has not been done.
+fn end_log(shared: &Arc<Shared>, id: TopicIdPartition, folded: Folded) -> Result<(), LogError> {
+    let dir = shared.dirs.of(id);
+    let Some(name) = folded.set_aside.clone() else {
+        return shared.discard(&dir);
+    };
+    let target = shared.dirs.stray.join(name);
+    if shared.disk.exists(&target).or_log("look for", &target)? {
+        return Ok(());
+    }
+    match rebuild(shared, id, folded) {
+        Ok(log) => log.apply_set_aside(&target),
+        Err(Rebuild::Damaged(why)) => {
+            tracing::warn!(%id, why, "a log that was set aside is damaged");
+            shared.move_away(&dir, &target).map(|_| ())
+        }
+        Err(Rebuild::Failed(error)) => Err(error),
+    }
+}
+
+type Damaged = Vec<(TopicIdPartition, String)>;
+type Logs = BTreeMap<TopicIdPartition, Arc<PartitionLog>>;
+
+fn rebuild_all(
+    shared: &Arc<Shared>,
+    folded: BTreeMap<TopicIdPartition, Folded>,
+) -> Result<(Logs, Damaged), LogError> {
+    let threads = shared.config.recovery_threads.clamp(1, folded.len().max(1));
+    let work = Mutex::new(folded.into_iter());
+    let results = Mutex::new((Logs::new(), Damaged::new(), None));
+    let run = || {
+        loop {
+            let Some((id, folded)) = work.lock().next() else {
+                return;
+            };
+            let rebuilt = rebuild(shared, id, folded);
+            let mut results = results.lock();
+            match rebuilt {
+                Ok(log) => drop(results.0.insert(id, log)),
+                Err(Rebuild::Damaged(why)) => results.1.push((id, why)),
+                Err(Rebuild::Failed(error)) => {
+                    results.2.get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let (logs, mut damaged, failed) = results.into_inner();
+    damaged.sort();
+    match failed {
+        Some(error) => Err(error),
+        None => Ok((logs, damaged)),
+    }
+}
+
+/// Notes in the journal that damaged logs begin anew, before anything is appended to them.
+fn restart_damaged(wal: &mut Wal, damaged: &Damaged) -> Result<(), LogError> {
+    for (id, _) in damaged {
+        let payload: Vec<Bytes> = encode(*id, &Op::Restart(Offset::ZERO));
+        wal.append(&[&payload])?;
+    }
+    wal.sync()
+}
+
+/// Moves the files of damaged logs aside; the logs begin empty.
+fn quarantine(
+    shared: &Arc<Shared>,
+    damaged: Damaged,
+    recovered: &mut Recovered,
+) -> Result<(), LogError> {
+    let applied = recovered.wal.end();
+    for (id, why) in damaged {
+        let target = free_name(shared, &shared.dirs.quarantine, &id.to_string())?;
+        shared.move_away(&shared.dirs.of(id), &target)?;
+        tracing::error!(%id, why, kept = %target.display(), "a log is damaged; it begins empty");
+        let mut physical = Physical::empty(Offset::ZERO);
+        physical.applied = applied;
+        let settings = shared.config.default_settings;
+        let log = PartitionLog::new(shared, id, physical, settings);
+        recovered.logs.insert(id, log);
+        recovered.damaged.push((id, why));
+    }
+    Ok(())
+}
+
+/// Moves directories aside that neither the checkpoint nor the journal knows.
+fn set_strays_aside(shared: &Arc<Shared>, logs: &Logs) -> Result<(), LogError> {
+    let dir = &shared.dirs.partitions;
+    let known: std::collections::BTreeSet<String> =
+        logs.keys().map(TopicIdPartition::to_string).collect();
+    for entry in shared.disk.list(dir).or_log("list", dir)? {
+        let name = entry.name.to_string_lossy();
+        if known.contains(&*name) {
+            continue;
+        }
+        let target = free_name(shared, &shared.dirs.stray, &name)?;
+        let path = dir.join(&entry.name);
+        tracing::warn!(path = %path.display(), kept = %target.display(), "a directory that no log here has is set aside");
+        shared.move_away(&path, &target)?;
+    }
+    Ok(())
+}
+
+/// A path in `dir` that begins with `name` and is not taken.
+pub(crate) fn free_name(
+    shared: &Shared,
+    dir: &std::path::Path,
+    name: &str,
+) -> Result<std::path::PathBuf, LogError> {
+    let mut number = 0u64;
+    loop {
+        let path = dir.join(format!("{name}.{number}"));
+        if !shared.disk.exists(&path).or_log("look for", &path)? {
+            return Ok(path);
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,148 @@
+//! Walking a segment's batches, and reading them with their checksums verified.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use ottla_model::Offset;
+use ottla_model::batch::{BatchHeader, HEADER_BYTES, next_batch};
+
+use super::check_header;
+use crate::disk::DiskFile;
+use crate::error::{IoContext as _, ReadError};
+
+/// Where the checksummed part of a batch begins.
+const CRC_START: usize = 21;
+/// How much is read at a time to look at headers.
+const BLOCK_BYTES: usize = 8 * 1024;
+
+/// Goes from header to header over a range of a segment that consists of whole batches.
+pub(crate) struct Scanner<'a> {
+    file: &'a dyn DiskFile,
+    path: &'a Path,
+    position: u64,
+    end: u64,
+    /// The lowest base offset that the next batch can have.
+    lowest: Option<Offset>,
+    block: Vec<u8>,
+    block_at: u64,
+}
+
+impl<'a> Scanner<'a> {
+    /// Scans from the batch at `position` to `end`.
+    pub fn new(file: &'a dyn DiskFile, path: &'a Path, position: u64, end: u64) -> Scanner<'a> {
+        Scanner {
+            file,
+            path,
+            position,
+            end,
+            lowest: None,
+            block: Vec::new(),
+            block_at: 0,
+        }
+    }
+
+    /// The place of the next batch.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next batch's place and header, or `None` at the end of the range.
+    pub fn next(&mut self) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let at = self.position;
+        let header = self.header()?;
+        check_header(&header)
+            .map_err(|error| ReadError::damaged(self.path, at, error.to_string()))?;
+        if at + header.size as u64 > self.end {
+            return Err(ReadError::damaged(self.path, at, "the batch is cut off"));
+        }
+        if self
+            .lowest
+            .is_some_and(|lowest| header.base_offset < lowest)
+        {
+            let what = format!("offset {} comes again", header.base_offset);
+            return Err(ReadError::damaged(self.path, at, what));
+        }
+        self.lowest = Some(header.next_offset());
+        self.position = at + header.size as u64;
+        Ok(Some((at, header)))
+    }
+
+    fn header(&mut self) -> Result<BatchHeader, ReadError> {
+        let held = self
+            .position
+            .checked_sub(self.block_at)
+            .and_then(|from| self.block.get(from as usize..))
+            .and_then(BatchHeader::decode);
+        if let Some(header) = held {
+            return Ok(header);
+        }
+        let bytes = (self.end - self.position).min(BLOCK_BYTES as u64) as usize;
+        self.block.resize(bytes, 0);
+        let read = self
+            .file
+            .read_at(&mut self.block, self.position)
+            .or_read("read", self.path)?;
+        self.block.truncate(read);
+        self.block_at = self.position;
+        BatchHeader::decode(&self.block)
+            .ok_or_else(|| ReadError::damaged(self.path, self.position, "no header of a batch"))
+    }
+}
+
+/// Whether a batch's bytes are those it was written with.
+pub(crate) fn check_batch(path: &Path, at: u64, batch: &[u8]) -> Result<BatchHeader, ReadError> {
+    let damaged = |what: String| ReadError::damaged(path, at, what);
+    let header = BatchHeader::decode(batch)
+        .filter(|header| header.size == batch.len() && header.size >= HEADER_BYTES)
+        .ok_or_else(|| damaged("no header of a batch".to_owned()))?;
+    check_header(&header).map_err(|error| damaged(error.to_string()))?;
+    let computed = crc32c::crc32c(&batch[CRC_START..]);
+    if computed != header.crc {
+        return Err(damaged(format!(
+            "the batch's checksum is {:#010x}, but its bytes give {computed:#010x}",
+            header.crc
+        )));
+    }
+    Ok(header)
+}
+
+/// Reads whole batches from the one at `position` on: up to `max_bytes`, but at least one; none
+/// that starts at or above `limit`; none behind `end`. Every checksum is verified.
+pub(crate) fn read_batches(
+    file: &dyn DiskFile,
+    path: &Path,
+    position: u64,
+    end: u64,
+    limit: Offset,
+    max_bytes: usize,
+) -> Result<Bytes, ReadError> {
+    let mut scanner = Scanner::new(file, path, position, end);
+    let Some((_, first)) = scanner.next()? else {
+        return Ok(Bytes::new());
+    };
+    let want = max_bytes.max(first.size) as u64;
+    let mut bytes = vec![0; want.min(end - position) as usize];
+    let read = file.read_at(&mut bytes, position).or_read("read", path)?;
+    if read < first.size {
+        let what = "the file ends within a batch";
+        return Err(ReadError::damaged(path, position, what));
+    }
+    bytes.truncate(read);
+    let mut whole = 0;
+    // The bytes may end within a batch, because only their number was asked for.
+    while let Ok((header, batch, _)) = next_batch(&bytes[whole..]) {
+        if header.base_offset >= limit && whole > 0 {
+            break;
+        }
+        check_batch(path, position + whole as u64, batch)?;
+        whole += batch.len();
+    }
+    if whole == 0 {
+        return Err(ReadError::damaged(path, position, "no batch"));
+    }
+    bytes.truncate(whole);
+    Ok(Bytes::from(bytes))
+}

@@ -1,0 +1,108 @@
+//! What a store and a log are configured with, and what a store tells about itself.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+use ottla_model::TopicIdPartition;
+
+/// The settings of a store: one per data directory.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The size of one journal file, in bytes. Bounds one append.
+    pub journal_file_bytes: u64,
+    /// A random number: the identity of a journal that is created.
+    pub journal_id_if_new: u64,
+    /// The most bytes that one group commit takes.
+    pub group_bytes_max: usize,
+    /// After so many journal bytes a checkpoint is made, so that they can be recycled.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint is made after so many milliseconds with changes.
+    pub checkpoint_ms: u64,
+    /// The most bytes of recent batches that are kept in memory once they are in segments.
+    pub cache_bytes: u64,
+    /// The most bytes that wait to be written to segments before the journal waits for them.
+    pub segment_backlog_bytes: usize,
+    /// The most segment files that are open at once.
+    pub open_files_max: usize,
+    /// The most bytes of sealed segments' indexes that are kept in memory.
+    pub index_cache_bytes: usize,
+    /// Threads that recover logs when the store is opened.
+    pub recovery_threads: usize,
+    /// Whether opening verifies the checksum of every stored batch, not only of each log's last.
+    pub verify_all_on_open: bool,
+    /// The settings of a recovered log until others are given.
+    pub default_settings: LogSettings,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            journal_file_bytes: 32 * 1024 * 1024,
+            journal_id_if_new: RandomState::new().build_hasher().finish(),
+            group_bytes_max: 8 * 1024 * 1024,
+            checkpoint_bytes: 64 * 1024 * 1024,
+            checkpoint_ms: 60_000,
+            cache_bytes: 64 * 1024 * 1024,
+            segment_backlog_bytes: 64 * 1024 * 1024,
+            open_files_max: 1024,
+            index_cache_bytes: 16 * 1024 * 1024,
+            recovery_threads: 4,
+            verify_all_on_open: false,
+            default_settings: LogSettings::default(),
+        }
+    }
+}
+
+/// The settings of one log, after the topic's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The size at which a segment is sealed, in bytes (`segment.bytes`).
+    pub segment_bytes: u64,
+    /// The span of record timestamps after which a segment is sealed, in milliseconds
+    /// (`segment.ms`).
+    pub segment_ms: i64,
+    /// The size above which old segments go, in bytes (`retention.bytes`); `None` keeps them.
+    pub retention_bytes: Option<u64>,
+    /// The age above which old segments go, in milliseconds (`retention.ms`); `None` keeps them.
+    pub retention_ms: Option<i64>,
+}
+
+impl Default for LogSettings {
+    /// Kafka's defaults.
+    fn default() -> LogSettings {
+        const WEEK_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+        LogSettings {
+            segment_bytes: 1024 * 1024 * 1024,
+            segment_ms: WEEK_MS,
+            retention_bytes: None,
+            retention_ms: Some(WEEK_MS),
+        }
+    }
+}
+
+/// Everything appended to a log up to a ticket is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flushed {
+    pub id: TopicIdPartition,
+    pub ticket: u64,
+}
+
+/// What a store has done since it was opened, and holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Syncs of the journal: one for each group of appends.
+    pub syncs: u64,
+    /// Appends that are durable.
+    pub appends: u64,
+    /// Their batches' bytes.
+    pub appended_bytes: u64,
+    /// The most appends that shared one sync.
+    pub max_group: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Bytes of batches in memory.
+    pub cached_bytes: u64,
+    /// Bytes that wait for the journal now. A caller that may refuse work looks at it.
+    pub queued_bytes: u64,
+    /// Segment files that are open now.
+    pub open_files: u64,
+}

@@ -1,0 +1,133 @@
+//! The journal's thread: takes what all logs have queued, writes it with one write, syncs it once,
+//! tells the observer, and hands it to the lane. While it syncs, the next group gathers, so groups
+//! grow with the load and an idle store adds no wait. It alone calls the observers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use ottla_model::TopicIdPartition;
+
+use super::{FatalObserver, FlushObserver, Flushed};
+use crate::entry::{Op, encode, encoded_bytes};
+use crate::error::LogError;
+use crate::queue::Taken;
+use crate::shared::{Group, Queued, Shared};
+use crate::wal::{Wal, WalPosition};
+
+pub(super) struct Journal {
+    pub shared: Arc<Shared>,
+    pub wal: Wal,
+    pub flushed: FlushObserver,
+    pub fatal: FatalObserver,
+    pub wake_checkpoint: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Journal {
+    /// Runs until the store closes or fails. Gives the write-ahead log back if it is intact.
+    pub fn run(mut self) -> Option<Wal> {
+        loop {
+            let taken = self
+                .shared
+                .journal
+                .take(self.shared.config.group_bytes_max, None);
+            if self.shared.failure().is_some() {
+                return self.tell_failure();
+            }
+            let done = match taken {
+                Taken::Closed => return Some(self.wal),
+                Taken::Nothing => self.trim(),
+                Taken::Items(items) => self.trim().and_then(|()| self.commit(items)),
+            };
+            if let Err(error) = done {
+                self.shared.fail(error);
+                return self.tell_failure();
+            }
+        }
+    }
+
+    fn tell_failure(self) -> Option<Wal> {
+        drop(self.shared.journal.abort());
+        if let Some(error) = self.shared.failure() {
+            tracing::error!(%error, "storage failed; nothing more is acknowledged");
+            (self.fatal)(error.clone());
+        }
+        None
+    }
+
+    fn trim(&mut self) -> Result<(), LogError> {
+        let to = self.shared.trim_to.load(Ordering::Acquire);
+        self.wal.trim(WalPosition(to))
+    }
+
+    fn commit(&mut self, items: Vec<Queued>) -> Result<(), LogError> {
+        let payloads: Vec<Vec<Bytes>> = items
+            .iter()
+            .map(|item| encode(item.log.id(), &item.op))
+            .collect();
+        let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
+        let mut position = self.wal.append(&parts)?;
+        self.wal.sync()?;
+        let end = self.wal.end();
+        self.shared.journal_end.store(end.0, Ordering::Release);
+        self.count(&items);
+        let flushed = tickets(&items);
+        if !flushed.is_empty() && self.shared.failure().is_none() {
+            (self.flushed)(&flushed);
+        }
+        let mut bytes = 0;
+        let ops = items
+            .into_iter()
+            .map(|item| {
+                let payload = encoded_bytes(&item.op);
+                bytes += payload;
+                position = Wal::position_after(position, payload);
+                (position, item)
+            })
+            .collect();
+        assert_eq!(position, end, "the group's positions have a gap");
+        // A lane that was closed has failed; the next look at the failure tells.
+        let limit = self.shared.config.segment_backlog_bytes;
+        let group = Group { ops, end };
+        drop(self.shared.lane.push_when_below(limit, group, bytes));
+        if end.0 - self.shared.trim_to.load(Ordering::Acquire)
+            >= self.shared.config.checkpoint_bytes
+        {
+            (self.wake_checkpoint)();
+        }
+        Ok(())
+    }
+
+    fn count(&self, items: &[Queued]) {
+        let (mut appends, mut appended) = (0, 0);
+        for item in items {
+            if let Op::Append { bytes, .. } = &item.op {
+                appends += 1;
+                appended += bytes.len() as u64;
+            }
+        }
+        let counters = &self.shared.counters;
+        counters.syncs.fetch_add(1, Ordering::Relaxed);
+        counters.appends.fetch_add(appends, Ordering::Relaxed);
+        counters
+            .appended_bytes
+            .fetch_add(appended, Ordering::Relaxed);
+        counters.max_group.fetch_max(appends, Ordering::Relaxed);
+    }
+}
+
+/// The highest ticket of each log in the group.
+fn tickets(items: &[Queued]) -> Vec<Flushed> {
+    let mut highest: BTreeMap<TopicIdPartition, u64> = BTreeMap::new();
+    for item in items {
+        if let Op::Append { ticket, .. } = item.op {
+            let seen = highest.entry(item.log.id()).or_insert(ticket);
+            *seen = ticket.max(*seen);
+        }
+    }
+    highest
+        .into_iter()
+        .map(|(id, ticket)| Flushed { id, ticket })
+        .collect()
+}

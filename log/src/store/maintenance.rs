@@ -1,0 +1,107 @@
+//! Checkpoints: makes durable what the lane has written, writes down what that is, and sets the
+//! journal before it free. Removes discarded files on the way.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::OpenMode;
+use crate::error::{IoContext as _, LogError};
+use crate::shared::Shared;
+use crate::wal::WalPosition;
+
+/// Wakes the maintenance thread.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    state: Mutex<Rung>,
+    rung: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Rung {
+    checkpoint: bool,
+    stop: bool,
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        self.state.lock().checkpoint = true;
+        self.rung.notify_all();
+    }
+
+    pub fn stop(&self) {
+        self.state.lock().stop = true;
+        self.rung.notify_all();
+    }
+
+    /// Waits for a ring or the time; true to stop.
+    fn wait(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.checkpoint && !state.stop {
+            self.rung.wait_for(&mut state, patience);
+        }
+        state.checkpoint = false;
+        state.stop
+    }
+}
+
+/// Runs until the store stops or fails.
+pub(super) fn run(shared: &Shared, bell: &Bell) {
+    let patience = Duration::from_millis(shared.config.checkpoint_ms);
+    while !bell.wait(patience) {
+        if shared.failure().is_some() {
+            return;
+        }
+        if let Err(error) = checkpoint(shared) {
+            shared.fail(error);
+            return;
+        }
+        shared.remove_discarded();
+    }
+}
+
+/// Makes a checkpoint, if anything has changed since the last one.
+pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
+    let position = shared.applied.load(Ordering::Acquire);
+    if position == shared.trim_to.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let logs: Vec<_> = shared.catalog.lock().values().cloned().collect();
+    let logs: BTreeMap<_, _> = logs
+        .iter()
+        .map(|log| (log.id(), log.lock().physical.outline()))
+        .collect();
+    // Taken after the logs were looked at: whatever they say they hold is marked by now.
+    let dirty = std::mem::take(&mut *shared.dirty.lock());
+    for (serial, path) in &dirty.files {
+        // Not through the bounded handles: the file may belong to a segment that is going away.
+        let file = match shared.handles.open_file(*serial) {
+            Some(file) => file,
+            None => match shared
+                .disk
+                .open(path, OpenMode::Existing)
+                .or_log("open", path)
+            {
+                Ok(file) => file,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
+            },
+        };
+        file.sync_data().or_log("sync", path)?;
+    }
+    for dir in &dirty.dirs {
+        match shared.disk.sync_dir(dir).or_log("sync", dir) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    let position = WalPosition(position);
+    Checkpoint { position, logs }.save(&*shared.disk, &shared.dirs.root)?;
+    shared.trim_to.store(position.0, Ordering::Release);
+    shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+    shared.journal.wake();
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! The store: all logs of one data directory, over one journal.
+//!
+//! Three threads serve it. The *journal* makes what all logs queue durable, many changes with one
+//! sync. The *lane* carries it over to the segments. *Maintenance* makes checkpoints, so that the
+//! journal can be recycled. A failed write or sync of any of them is final.
+
+mod config;
+mod journal;
+mod lane;
+mod maintenance;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+
+use ottla_model::TopicIdPartition;
+use parking_lot::{Mutex, RwLock};
+
+use crate::disk::Disk;
+use crate::entry::Op;
+use crate::error::{IoContext as _, LogError};
+use crate::partition::{PartitionLog, Physical};
+use crate::recovery::{self, Recovered};
+use crate::shared::{Done, Shared};
+use crate::wal::{Wal, WalPosition};
+pub use config::{Flushed, LogSettings, StoreConfig, StoreStats};
+use journal::Journal;
+use lane::Lane;
+use maintenance::Bell;
+use ottla_model::Offset;
+
+/// Is told what became durable: once for each group commit, on the journal's thread, without any
+/// lock held. Must not block for long: nothing is synced meanwhile.
+pub type FlushObserver = Arc<dyn Fn(&[Flushed]) + Send + Sync>;
+/// Is told once, on the journal's thread, that storage failed. No [`FlushObserver`] is called after
+/// it.
+pub type FatalObserver = Arc<dyn Fn(LogError) + Send + Sync>;
+
+/// All logs of one data directory.
+pub struct LogStore {
+    shared: Arc<Shared>,
+    logs: RwLock<HashMap<TopicIdPartition, Arc<PartitionLog>>>,
+    damaged: Vec<(TopicIdPartition, String)>,
+    bell: Arc<Bell>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    journal: JoinHandle<Option<Wal>>,
+    lane: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStore")
+            .field("dir", &self.shared.dirs.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogStore {
+    /// Opens the store in `dir`, creating what is missing, and recovers every log to what was
+    /// durable. Whatever a log holds afterwards is durable.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] if the journal or the checkpoint is damaged. A damaged log is no
+    /// error: see [`LogStore::damaged`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: StoreConfig,
+        flushed: FlushObserver,
+        fatal: FatalObserver,
+    ) -> Result<LogStore, LogError> {
+        let shared = Arc::new(Shared::new(disk, dir, config));
+        let Recovered { wal, logs, damaged } = recovery::recover(&shared)?;
+        let bell = Arc::new(Bell::default());
+        let ring = bell.clone();
+        let journal = Journal {
+            shared: shared.clone(),
+            wal,
+            flushed,
+            fatal,
+            wake_checkpoint: Arc::new(move || ring.ring()),
+        };
+        let lane = Lane::new(shared.clone());
+        let (for_maintenance, its_bell) = (shared.clone(), bell.clone());
+        let threads = Threads {
+            journal: spawn(dir, "log-journal", move || journal.run())?,
+            lane: spawn(dir, "log-segments", move || lane.run())?,
+            maintenance: spawn(dir, "log-checkpoint", move || {
+                maintenance::run(&for_maintenance, &its_bell);
+            })?,
+        };
+        Ok(LogStore {
+            shared,
+            logs: RwLock::new(logs.into_iter().collect()),
+            damaged,
+            bell,
+            threads: Mutex::new(Some(threads)),
+        })
+    }
+
+    /// The logs that are here, in ascending order.
+    pub fn ids(&self) -> Vec<TopicIdPartition> {
+        let mut ids: Vec<_> = self.logs.read().keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Logs that were found damaged when the store was opened, with what was found. Their files
+    /// were moved to `quarantine`, and they are empty.
+    pub fn damaged(&self) -> Vec<(TopicIdPartition, String)> {
+        self.damaged.clone()
+    }
+
+    pub fn get(&self, id: TopicIdPartition) -> Option<Arc<PartitionLog>> {
+        self.logs.read().get(&id).cloned()
+    }
+
+    /// The log, with these settings; an empty one that starts at 0 if there is none.
+    pub fn get_or_create(
+        &self,
+        id: TopicIdPartition,
+        settings: LogSettings,
+    ) -> Result<Arc<PartitionLog>, LogError> {
+        let mut logs = self.logs.write();
+        if let Some(log) = logs.get(&id) {
+            log.set_settings(settings);
+            return Ok(log.clone());
+        }
+        let log = PartitionLog::new(&self.shared, id, Physical::empty(Offset::ZERO), settings);
+        // Under the lock, so that its creation stands before its first append in the journal.
+        log.announce()?;
+        logs.insert(id, log.clone());
+        Ok(log)
+    }
+
+    /// Deletes a log, if it is here. Returns when the deletion is durable: no start brings the log
+    /// back. Blocks.
+    pub fn delete(&self, id: TopicIdPartition) -> Result<(), LogError> {
+        self.remove(id, Op::Delete)
+    }
+
+    /// Moves a log's files out of the store and keeps them; returns where. The log may be created
+    /// again. Blocks.
+    pub fn set_aside(&self, id: TopicIdPartition) -> Result<PathBuf, LogError> {
+        let path = recovery::free_name(&self.shared, &self.shared.dirs.stray, &id.to_string())?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if self.get(id).is_none() {
+            return Err(LogError::Gone { id });
+        }
+        self.remove(id, Op::SetAside(name.into_owned()))?;
+        Ok(path)
+    }
+
+    fn remove(&self, id: TopicIdPartition, op: Op) -> Result<(), LogError> {
+        let (done, outcome) = Done::new(&self.shared);
+        {
+            let mut logs = self.logs.write();
+            let Some(log) = logs.get(&id) else {
+                return Ok(());
+            };
+            log.leave(op, Some(done))?;
+            logs.remove(&id);
+        }
+        outcome.wait()
+    }
+
+    /// Bytes that can still be written on the store's file system.
+    pub fn free_space(&self) -> Result<u64, LogError> {
+        let root = &self.shared.dirs.root;
+        self.shared.disk.free_space(root).or_log("measure", root)
+    }
+
+    /// Makes a checkpoint soon, without waiting for it.
+    pub fn request_checkpoint(&self) {
+        self.bell.ring();
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        let counters = &self.shared.counters;
+        StoreStats {
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            appends: counters.appends.load(Ordering::Relaxed),
+            appended_bytes: counters.appended_bytes.load(Ordering::Relaxed),
+            max_group: counters.max_group.load(Ordering::Relaxed),
+            checkpoints: counters.checkpoints.load(Ordering::Relaxed),
+            cached_bytes: self.shared.cached_bytes.load(Ordering::Relaxed),
+            queued_bytes: self.shared.journal.bytes() as u64,
+            open_files: self.shared.handles.open_files() as u64,
+        }
+    }
+
+    /// Makes everything that was appended durable, writes a checkpoint and ends the threads. The
+    /// next start has nothing to replay. Later calls do nothing.
+    pub fn shutdown(&self) -> Result<(), LogError> {
+        let Some(threads) = self.threads.lock().take() else {
+            return Ok(());
+        };
+        self.shared.journal.close();
+        let wal = join(threads.journal);
+        self.shared.lane.close();
+        join(threads.lane);
+        self.bell.stop();
+        join(threads.maintenance);
+        let (Some(Some(mut wal)), None) = (wal, self.shared.failure()) else {
+            return Err(self.shared.why_closed());
+        };
+        for log in self.shared.catalog.lock().values() {
+            log.save_active_index()?;
+        }
+        maintenance::checkpoint(&self.shared)?;
+        self.shared.remove_discarded();
+        wal.trim(WalPosition(self.shared.trim_to.load(Ordering::Acquire)))
+    }
+}
+
+impl Drop for LogStore {
+    /// Ends the threads without waiting for what is queued; what was not durable may be lost.
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.lock().take() {
+            drop(self.shared.journal.abort());
+            join(threads.journal);
+            drop(self.shared.lane.abort());
+            join(threads.lane);
+            self.bell.stop();
+            join(threads.maintenance);
+        }
+        // The catalog and the logs hold each other.
+        self.shared.catalog.lock().clear();
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    dir: &Path,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, LogError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .or_log("start a thread for", dir)
+}
+
+/// Waits for a thread; `None` if it panicked, which it has told on its way.
+fn join<T>(thread: JoinHandle<T>) -> Option<T> {
+    thread.join().ok()
+}
+
+#[cfg(test)]
+mod tests;

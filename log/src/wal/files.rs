@@ -1,0 +1,113 @@
+//! The files of a write-ahead log: their names, their creation, and the file that holds the log's
+//! identity.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::WalFile;
+use crate::disk::{Disk, OpenMode};
+use crate::error::{IoContext as _, LogError};
+
+const ID_MAGIC: u32 = 0x4f54_5749;
+const ID_BYTES: usize = 16;
+
+/// A file that holds frames from `base` on.
+pub(super) fn live_path(dir: &Path, base: u64) -> PathBuf {
+    dir.join(format!("{base:020}.wal"))
+}
+
+/// A file that waits to be written over.
+pub(super) fn free_path(dir: &Path, base: u64) -> PathBuf {
+    dir.join(format!("{base:020}.free"))
+}
+
+/// The bases of the live and of the free files in `dir`, ascending.
+pub(super) fn list(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Vec<u64>, Vec<u64>), LogError> {
+    let (mut live, mut free) = (Vec::new(), Vec::new());
+    for entry in disk.list(dir).or_log("list", dir)? {
+        let Some(name) = entry.name.to_str() else {
+            continue;
+        };
+        if let Some(base) = name.strip_suffix(".wal").and_then(|base| base.parse().ok()) {
+            live.push(base);
+        } else if let Some(base) = name
+            .strip_suffix(".free")
+            .and_then(|base| base.parse().ok())
+        {
+            free.push(base);
+        }
+    }
+    Ok((live, free))
+}
+
+/// Opens the live file from `base` on, gives it its space and makes its name durable.
+pub(super) fn create(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    base: u64,
+    size: u64,
+) -> Result<WalFile, LogError> {
+    let path = live_path(dir, base);
+    let file = disk.open(&path, OpenMode::Create).or_log("open", &path)?;
+    file.allocate(size).or_log("allocate", &path)?;
+    file.sync_data().or_log("sync", &path)?;
+    disk.sync_dir(dir).or_log("sync", dir)?;
+    let size = file.size().or_log("measure", &path)?;
+    Ok(WalFile {
+        base,
+        path,
+        file,
+        size,
+    })
+}
+
+/// The log's identity: what the directory says, or `id_if_new` for a directory without a log.
+pub(super) fn load_or_create_id(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    id_if_new: u64,
+    has_files: bool,
+) -> Result<u64, LogError> {
+    let path = dir.join("id");
+    if disk.exists(&path).or_log("look for", &path)? {
+        let file = disk.open(&path, OpenMode::Existing).or_log("open", &path)?;
+        let mut bytes = [0; ID_BYTES];
+        let read = file.read_at(&mut bytes, 0).or_log("read", &path)?;
+        return decode_id(&bytes[..read])
+            .ok_or_else(|| LogError::corrupt(&path, 0, "the log's identity cannot be read"));
+    }
+    if has_files {
+        return Err(LogError::corrupt(
+            &path,
+            0,
+            "the log's identity is missing, but its files are there",
+        ));
+    }
+    let temporary = dir.join("id.tmp");
+    let file = disk
+        .open(&temporary, OpenMode::CreateEmpty)
+        .or_log("create", &temporary)?;
+    file.write_at(&[IoSlice::new(&encode_id(id_if_new))], 0)
+        .or_log("write", &temporary)?;
+    file.sync_data().or_log("sync", &temporary)?;
+    disk.rename(&temporary, &path)
+        .or_log("rename", &temporary)?;
+    disk.sync_dir(dir).or_log("sync", dir)?;
+    Ok(id_if_new)
+}
+
+fn encode_id(id: u64) -> [u8; ID_BYTES] {
+    let mut bytes = [0; ID_BYTES];
+    bytes[0..4].copy_from_slice(&ID_MAGIC.to_be_bytes());
+    bytes[4..12].copy_from_slice(&id.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[..12]);
+    bytes[12..16].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+fn decode_id(bytes: &[u8]) -> Option<u64> {
+    let bytes: &[u8; ID_BYTES] = bytes.try_into().ok()?;
+    let id = u64::from_be_bytes(*bytes[4..].first_chunk()?);
+    (*bytes == encode_id(id)).then_some(id)
+}

@@ -1,0 +1,306 @@
+//! A write-ahead log: preallocated, recycled, checksummed files that are written one after the
+//! other. The brokers' journal and the controllers' Raft log are both one.
+//!
+//! It has one owner and is synchronous. An append is durable after the next [`Wal::sync`]; a write
+//! or sync that fails is final, because after it nobody can tell what is on disk. What frames mean,
+//! and when they are no longer needed, is the owner's business.
+
+mod files;
+mod frame;
+mod open;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{IoContext as _, LogError};
+use files::{free_path, live_path};
+use frame::{FrameHeader, frame_bytes, io_parts};
+
+/// A place in a write-ahead log, in bytes since its creation. Never falls, never repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct WalPosition(pub u64);
+
+/// What a write-ahead log is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct WalConfig {
+    /// The size of one file, in bytes. Bounds the size of one payload. May differ from one start
+    /// to the next.
+    pub file_bytes: u64,
+    /// How many files that are no longer needed are kept to be written over, which is cheaper
+    /// than to create new ones.
+    pub spare_files: usize,
+    /// A random number that becomes the log's identity when it is created; ignored afterwards.
+    pub id_if_new: u64,
+}
+
+impl WalConfig {
+    /// The usual sizes, with this identity for a new log.
+    pub fn new(id_if_new: u64) -> WalConfig {
+        WalConfig {
+            file_bytes: 32 * 1024 * 1024,
+            spare_files: 2,
+            id_if_new,
+        }
+    }
+}
+
+/// A payload that was appended, as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalFrame {
+    pub position: WalPosition,
+    pub payload: Bytes,
+}
+
+#[derive(Debug)]
+struct WalFile {
+    base: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+}
+
+/// The log. See the module's text.
+#[derive(Debug)]
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    config: WalConfig,
+    id: u64,
+    /// Oldest first; the last one is written to. Never empty.
+    files: Vec<WalFile>,
+    /// Files that wait to be written over, by the position they once began at.
+    free: Vec<u64>,
+    end: u64,
+    synced: u64,
+    last_crc: u32,
+    failed: Option<Arc<LogError>>,
+}
+
+impl Wal {
+    /// Opens or creates the log in `dir` and returns the frames that are still there, in order.
+    ///
+    /// A torn tail is cut: bytes behind the last valid frame that no later sync can have covered.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] if a frame that was synced is damaged or missing.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: WalConfig,
+    ) -> Result<(Wal, Vec<WalFrame>), LogError> {
+        let mut frames = Vec::new();
+        let wal = Wal::open_visiting(disk, dir, config, &mut |frame| {
+            frames.push(frame);
+            Ok(())
+        })?;
+        Ok((wal, frames))
+    }
+
+    /// Like [`Wal::open`], but hands each frame to `visit`, reading one file at a time. The
+    /// payload is a part of that file's bytes: who keeps it keeps them all.
+    pub fn open_visiting(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: WalConfig,
+        visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
+    ) -> Result<Wal, LogError> {
+        assert!(
+            config.file_bytes >= 4096 && config.file_bytes <= u64::from(u32::MAX),
+            "a file of {} bytes is no use",
+            config.file_bytes
+        );
+        open::open(disk, dir, config, visit)
+    }
+
+    /// The most bytes that one payload can have.
+    pub fn payload_bytes_max(&self) -> u64 {
+        self.config.file_bytes - frame::FRAME_HEADER_BYTES as u64 - frame::ALIGNMENT as u64
+    }
+
+    /// The place of the frame behind one at `position` with a payload of so many bytes.
+    pub fn position_after(position: WalPosition, payload_bytes: usize) -> WalPosition {
+        WalPosition(position.0 + frame_bytes(payload_bytes))
+    }
+
+    /// Appends each payload, given as parts, as one frame, with one write as long as they fit in
+    /// the current file. They are durable after the next [`Wal::sync`]. Returns the place of the
+    /// first; the others follow without a gap.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`] changes nothing. Any other error is final.
+    pub fn append(&mut self, payloads: &[&[Bytes]]) -> Result<WalPosition, LogError> {
+        self.check_usable()?;
+        let limit = self.payload_bytes_max();
+        for payload in payloads {
+            let bytes = payload_bytes(payload) as u64;
+            if bytes > limit {
+                return Err(LogError::TooLarge { bytes, limit });
+            }
+        }
+        let first = WalPosition(self.end);
+        let mut rest = payloads;
+        while !rest.is_empty() {
+            let fitting = self.count_fitting(rest);
+            let done = if fitting == 0 {
+                self.roll()
+            } else {
+                self.write(&rest[..fitting])
+            };
+            done.map_err(|error| self.fail(error))?;
+            rest = &rest[fitting..];
+        }
+        Ok(first)
+    }
+
+    /// Makes everything appended so far durable. A failure is final.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.check_usable()?;
+        if self.synced < self.end {
+            let current = self.current();
+            let synced = current.file.sync_data().or_log("sync", &current.path);
+            synced.map_err(|error| self.fail(error))?;
+            self.synced = self.end;
+        }
+        Ok(())
+    }
+
+    /// Says that frames before `before` are not needed any more. Files that hold only such frames
+    /// become free to be written over; other frames before it may still be read at the next open.
+    pub fn trim(&mut self, before: WalPosition) -> Result<(), LogError> {
+        self.check_usable()?;
+        let unneeded = self.files[1..]
+            .iter()
+            .take_while(|file| file.base <= before.0)
+            .count();
+        if unneeded == 0 {
+            return Ok(());
+        }
+        let trimmed = self.set_free(unneeded);
+        trimmed.map_err(|error| self.fail(error))
+    }
+
+    /// The place that the next frame will have.
+    pub fn end(&self) -> WalPosition {
+        WalPosition(self.end)
+    }
+
+    /// The place up to which everything is durable.
+    pub fn synced(&self) -> WalPosition {
+        WalPosition(self.synced)
+    }
+
+    /// Bytes in files that are not trimmed.
+    pub fn live_bytes(&self) -> u64 {
+        self.end - self.files[0].base
+    }
+
+    fn current(&self) -> &WalFile {
+        &self.files[self.files.len() - 1]
+    }
+
+    fn check_usable(&self) -> Result<(), LogError> {
+        match &self.failed {
+            None => Ok(()),
+            Some(cause) => Err(LogError::Failed {
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    fn fail(&mut self, error: LogError) -> LogError {
+        self.failed = Some(Arc::new(error.clone()));
+        error
+    }
+
+    /// How many of the payloads, from the first, fit in the current file.
+    fn count_fitting(&self, payloads: &[&[Bytes]]) -> usize {
+        let mut room = self.current().base + self.current().size - self.end;
+        payloads
+            .iter()
+            .take_while(|payload| {
+                let bytes = frame_bytes(payload_bytes(payload));
+                let fits = bytes <= room;
+                room = room.saturating_sub(bytes);
+                fits
+            })
+            .count()
+    }
+
+    fn write(&mut self, payloads: &[&[Bytes]]) -> Result<(), LogError> {
+        let mut headers = Vec::with_capacity(payloads.len());
+        let mut position = self.end;
+        let mut previous = self.last_crc;
+        for payload in payloads {
+            let length = payload_bytes(payload);
+            let mut header = FrameHeader {
+                crc: 0,
+                length: length as u32,
+                previous,
+                wal_id: self.id,
+                position,
+                synced: self.synced,
+            };
+            headers.push(header.encode(payload));
+            previous = header.crc;
+            position += frame_bytes(length);
+        }
+        let current = self.current();
+        let parts = io_parts(&headers, payloads);
+        current
+            .file
+            .write_at(&parts, self.end - current.base)
+            .or_log("write", &current.path)?;
+        self.last_crc = previous;
+        self.end = position;
+        Ok(())
+    }
+
+    /// Goes on to the next file. The one before is synced first, so that only the last file can
+    /// ever have a torn tail.
+    fn roll(&mut self) -> Result<(), LogError> {
+        let current = self.current();
+        assert!(self.end > current.base, "an empty file is never left");
+        if self.synced < self.end {
+            current.file.sync_data().or_log("sync", &current.path)?;
+            self.synced = self.end;
+        }
+        let recycled = self.free.pop();
+        let path = live_path(&self.dir, self.end);
+        if let Some(old) = recycled {
+            let old = free_path(&self.dir, old);
+            self.disk.rename(&old, &path).or_log("rename", &old)?;
+        }
+        let file = files::create(&self.disk, &self.dir, self.end, self.config.file_bytes)?;
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn set_free(&mut self, count: usize) -> Result<(), LogError> {
+        let mut changed = false;
+        for file in self.files.drain(..count) {
+            changed = true;
+            let fits = file.size == self.config.file_bytes;
+            if fits && self.free.len() < self.config.spare_files {
+                let free = free_path(&self.dir, file.base);
+                self.disk
+                    .rename(&file.path, &free)
+                    .or_log("rename", &file.path)?;
+                self.free.push(file.base);
+            } else {
+                self.disk.unlink(&file.path).or_log("remove", &file.path)?;
+            }
+        }
+        assert!(changed, "nothing to set free");
+        self.disk.sync_dir(&self.dir).or_log("sync", &self.dir)
+    }
+}
+
+fn payload_bytes(payload: &[Bytes]) -> usize {
+    payload.iter().map(Bytes::len).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+use std::io::IoSlice;
+
+use super::*;
+use crate::disk::{OpenMode, SimDisk};
+
+const DIR: &str = "/wal";
+
+fn config() -> WalConfig {
+    WalConfig {
+        file_bytes: 4096,
+        spare_files: 2,
+        id_if_new: 0xfeed_beef,
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<(Wal, Vec<Bytes>), LogError> {
+    let (wal, frames) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), config())?;
+    Ok((wal, frames.into_iter().map(|frame| frame.payload).collect()))
+}
+
+fn payload(number: u64, bytes: usize) -> Bytes {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(bytes.max(8), number as u8);
+    Bytes::from(payload)
+}
+
+fn append(wal: &mut Wal, payloads: &[Bytes]) -> Result<WalPosition, LogError> {
+    let payloads: Vec<&[Bytes]> = payloads.iter().map(std::slice::from_ref).collect();
+    wal.append(&payloads)
+}
+
+fn damage(disk: &SimDisk, path: &Path, at: u64) {
+    let file = disk.open(path, OpenMode::Existing).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, at).unwrap();
+    byte[0] ^= 0x40;
+    file.write_at(&[IoSlice::new(&byte)], at).unwrap();
+    file.sync_data().unwrap();
+}
+
+#[test]
+fn frames_come_back_in_order_with_their_positions() {
+    let disk = SimDisk::new();
+    let (mut wal, frames) = open(&disk).unwrap();
+    assert!(frames.is_empty());
+    let parts = [
+        Bytes::from_static(b"ab"),
+        Bytes::new(),
+        Bytes::from_static(b"c"),
+    ];
+    let first = wal.append(&[&parts, &[], &[payload(7, 100)]]).unwrap();
+    assert_eq!(first, WalPosition(0));
+    wal.sync().unwrap();
+    disk.crash();
+    let (wal, frames) = Wal::open(Arc::new(disk), Path::new(DIR), config()).unwrap();
+    let read: Vec<_> = frames
+        .iter()
+        .map(|frame| (frame.position.0, frame.payload.len()))
+        .collect();
+    assert_eq!(read, [(0, 3), (48, 0), (88, 100)]);
+    assert_eq!(frames[0].payload, "abc");
+    assert_eq!(wal.end(), WalPosition(88 + 144));
+    assert_eq!(
+        wal.end(),
+        Wal::position_after(frames[2].position, frames[2].payload.len())
+    );
+}
+
+#[test]
+fn appends_go_on_over_files_and_after_reopening() {
+    let disk = SimDisk::new();
+    let mut expected = Vec::new();
+    for round in 0..20 {
+        let (mut wal, frames) = open(&disk).unwrap();
+        assert_eq!(frames, expected, "round {round}");
+        let payloads: Vec<_> = (0..7).map(|n| payload(round * 7 + n, 900)).collect();
+        append(&mut wal, &payloads).unwrap();
+        wal.sync().unwrap();
+        expected.extend(payloads);
+        if round % 2 == 0 {
+            disk.crash();
+        }
+    }
+}
+
+#[test]
+fn a_payload_that_fits_no_file_is_refused_and_changes_nothing() {
+    let (mut wal, _) = open(&SimDisk::new()).unwrap();
+    let most = wal.payload_bytes_max() as usize;
+    let error = append(&mut wal, &[payload(1, 8), payload(2, most + 1)]).unwrap_err();
+    assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
+    assert_eq!(wal.end(), WalPosition(0));
+    append(&mut wal, &[payload(1, most), payload(2, most)]).unwrap();
+    wal.sync().unwrap();
+}
+
+#[test]
+fn trimmed_files_are_written_over_and_their_old_frames_never_return() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    for number in 0..200 {
+        append(&mut wal, &[payload(number, 500)]).unwrap();
+        wal.sync().unwrap();
+        let end = wal.end();
+        wal.trim(end).unwrap();
+        assert!(wal.live_bytes() <= 4096, "{}", wal.live_bytes());
+        let files = disk.list(Path::new(DIR)).unwrap();
+        assert!(files.len() <= 4, "{files:?}");
+    }
+    disk.crash();
+    let (wal, frames) = open(&disk).unwrap();
+    let numbers: Vec<_> = frames
+        .iter()
+        .map(|frame| u64::from_be_bytes(frame[..8].try_into().unwrap()))
+        .collect();
+    let expected: Vec<_> = (200 - numbers.len() as u64..200).collect();
+    assert_eq!(numbers, expected);
+    assert!(wal.live_bytes() > 0);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_written_over() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    append(&mut wal, &[payload(1, 100)]).unwrap();
+    wal.sync().unwrap();
+    let torn = wal.end().0;
+    append(&mut wal, &[payload(2, 100), payload(3, 100)]).unwrap();
+    wal.sync().unwrap();
+    damage(&disk, &live_path(Path::new(DIR), 0), torn + 50);
+    // Frame 3 is whole, but frame 2 was not synced before it: a write that was torn.
+    let (mut wal, frames) = open(&disk).unwrap();
+    assert_eq!(frames, [payload(1, 100)]);
+    append(&mut wal, &[payload(4, 100)]).unwrap();
+    wal.sync().unwrap();
+    // Frame 3 still stands where the next frame would, but belongs to another history.
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames, [payload(1, 100), payload(4, 100)]);
+}
+
+#[test]
+fn damage_before_a_sync_is_corruption_and_named() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    for number in 0..3 {
+        append(&mut wal, &[payload(number, 100)]).unwrap();
+        wal.sync().unwrap();
+    }
+    damage(&disk, &live_path(Path::new(DIR), 0), 144 + 60);
+    match open(&disk).unwrap_err() {
+        LogError::Corrupt { path, position, .. } => {
+            assert_eq!(path, live_path(Path::new(DIR), 0));
+            assert_eq!(position, 144);
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn damage_in_a_file_before_the_last_is_corruption() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    let payloads: Vec<_> = (0..8).map(|number| payload(number, 900)).collect();
+    append(&mut wal, &payloads).unwrap();
+    wal.sync().unwrap();
+    let last_frame_of_first_file = 3 * 944;
+    damage(
+        &disk,
+        &live_path(Path::new(DIR), 0),
+        last_frame_of_first_file + 80,
+    );
+    let error = open(&disk).unwrap_err();
+    assert!(
+        matches!(&error, LogError::Corrupt { position, .. } if *position == last_frame_of_first_file),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_file_in_the_middle_is_corruption() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    let payloads: Vec<_> = (0..12).map(|number| payload(number, 900)).collect();
+    append(&mut wal, &payloads).unwrap();
+    wal.sync().unwrap();
+    disk.unlink(&live_path(Path::new(DIR), 4 * 944)).unwrap();
+    let error = open(&disk).unwrap_err();
+    assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn a_failed_sync_or_write_is_final() {
+    for fail in [SimDisk::fail_next_sync, SimDisk::fail_next_write] {
+        let disk = SimDisk::new();
+        let (mut wal, _) = open(&disk).unwrap();
+        fail(&disk);
+        let failed = append(&mut wal, &[payload(1, 8)]).and_then(|_| wal.sync());
+        assert!(matches!(failed, Err(LogError::Io { .. })), "{failed:?}");
+        for again in [
+            append(&mut wal, &[payload(2, 8)]).map(|_| ()),
+            wal.sync(),
+            wal.trim(WalPosition(0)),
+        ] {
+            assert!(matches!(again, Err(LogError::Failed { .. })), "{again:?}");
+        }
+    }
+}
+
+#[test]
+fn files_of_another_size_are_read_and_new_ones_have_the_new_size() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    let mut expected: Vec<_> = (0..6).map(|number| payload(number, 900)).collect();
+    append(&mut wal, &expected).unwrap();
+    wal.sync().unwrap();
+    let larger = WalConfig {
+        file_bytes: 8192,
+        ..config()
+    };
+    let sim: Arc<dyn Disk> = Arc::new(disk);
+    let (mut wal, frames) = Wal::open(sim.clone(), Path::new(DIR), larger).unwrap();
+    assert_eq!(frames.len(), 6);
+    expected.push(payload(6, 8000));
+    append(&mut wal, &expected[6..]).unwrap();
+    wal.sync().unwrap();
+    let (_, frames) = Wal::open(sim, Path::new(DIR), larger).unwrap();
+    let read: Vec<_> = frames.into_iter().map(|frame| frame.payload).collect();
+    assert_eq!(read, expected);
+}
+
+/// Appends, syncs and trims until the power goes; returns how many payloads were synced and how
+/// many were ever given, and which were trimmed.
+fn run_until_power_goes(disk: &SimDisk, first: u64, at: u64) -> (u64, u64, u64) {
+    let (mut synced, mut given, mut trimmed) = (first, first, 0);
+    let Ok((mut wal, _)) = open(disk) else {
+        return (synced, given, trimmed);
+    };
+    disk.lose_power_after(at);
+    let mut positions = Vec::new();
+    while given < first + 40 {
+        let group: Vec<_> = (0..given % 4 + 1)
+            .map(|n| payload(given + n, 100 + 211 * ((given + n) % 5) as usize))
+            .collect();
+        given += group.len() as u64;
+        let Ok(position) = append(&mut wal, &group) else {
+            break;
+        };
+        if wal.sync().is_err() {
+            break;
+        }
+        synced = given;
+        positions.push((position, given - group.len() as u64));
+        if positions.len() % 3 == 0 {
+            let (position, number) = positions[positions.len() / 2];
+            trimmed = number;
+            if wal.trim(position).is_err() {
+                break;
+            }
+        }
+    }
+    (synced, given, trimmed)
+}
+
+#[test]
+fn whatever_was_synced_is_there_after_a_crash_at_any_point() {
+    for at in 0..120 {
+        for seed in 0..6 {
+            let disk = SimDisk::new();
+            let (mut first, mut trimmed) = (0, 0);
+            for life in 0..3 {
+                let (synced, given, trimmed_now) = run_until_power_goes(&disk, first, at);
+                trimmed = trimmed_now.max(trimmed);
+                if seed == 0 {
+                    disk.crash();
+                } else {
+                    disk.crash_keeping_some(seed + 31 * at + life);
+                }
+                let (_, frames) = open(&disk).unwrap_or_else(|error| {
+                    panic!("crash after {at}, seed {seed}, life {life}: {error}")
+                });
+                let numbers: Vec<_> = frames
+                    .iter()
+                    .map(|frame| u64::from_be_bytes(frame[..8].try_into().unwrap()))
+                    .collect();
+                assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+                let last = numbers.last().map_or(0, |last| last + 1);
+                assert!(
+                    last >= synced && last <= given,
+                    "crash after {at}, seed {seed}, life {life}: {last} of {synced} to {given}"
+                );
+                assert!(
+                    numbers.first().is_none_or(|first| *first <= trimmed),
+                    "{numbers:?} of {trimmed}"
+                );
+                first = last;
+            }
+        }
+    }
+}
