@@ -32,6 +32,10 @@ struct Wire {
 /// The layout of [`Wire`]. 0 is never written, so that empty bytes are no batch.
 const VERSION: u32 = 1;
 
+/// The offsets a metadata log can have. Far from the end of the numbers, so that arithmetic on
+/// what was read cannot overflow.
+pub(crate) const OFFSETS: std::ops::Range<i64> = 0..i64::MAX / 2;
+
 impl MetadataBatch {
     /// The position after the last record.
     pub fn end_offset(&self) -> MetadataOffset {
@@ -55,8 +59,8 @@ impl MetadataBatch {
         if wire.version != VERSION {
             return Err(damaged("its version is not one this build reads"));
         }
-        if wire.base_offset < 0 {
-            return Err(damaged("its base offset is negative"));
+        if !OFFSETS.contains(&wire.base_offset) {
+            return Err(damaged("its base offset is out of bounds"));
         }
         let records = wire.records.iter();
         Ok(MetadataBatch {

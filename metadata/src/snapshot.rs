@@ -3,6 +3,9 @@
 
 mod row;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::{Buf, Bytes};
 
 use crate::image::MetadataImage;

@@ -37,6 +37,8 @@ struct Active {
     sessions: Sessions,
     /// When leaderless partitions and preferred leaders are looked at next.
     next_pass: Instant,
+    /// The latest time that any input told.
+    latest: Instant,
 }
 
 impl ControllerCore {
@@ -55,7 +57,8 @@ impl ControllerCore {
             sessions: Sessions::seeded(self.config.session_timeout, now, &image),
             scratch: Arc::clone(&image),
             committed: image,
-            next_pass: now + self.config.preferred_leader_pause,
+            next_pass: now + self.config.preferred_leader_interval,
+            latest: now,
         });
     }
 
@@ -85,6 +88,7 @@ impl ControllerCore {
             let message = "this controller is not the active one";
             return Err(ApiError::new(ErrorCode::NotController, message));
         };
+        active.latest = active.latest.max(now);
         let mut draft = Draft::new(Arc::clone(&active.scratch));
         let reply = active.answer(&self.config, now, random, request, &mut draft)?;
         active.adopt(draft, out);
@@ -108,6 +112,7 @@ impl ControllerCore {
     pub fn on_committed(&mut self, image: Arc<MetadataImage>) {
         if let Some(active) = &mut self.active {
             if image.offset > active.scratch.offset {
+                active.sessions.seed(active.latest, &image);
                 active.scratch = Arc::clone(&image);
             }
             active.committed = image;
@@ -135,6 +140,7 @@ impl ControllerCore {
         let Some(registration) = registration.filter(|known| known.epoch == epoch) else {
             return unknown;
         };
+        active.latest = active.latest.max(now);
         active.sessions.beat(now, broker, epoch, beat.applied);
         let gone = active.sessions.expired(now, &active.scratch);
         judge(
@@ -170,6 +176,7 @@ impl ControllerCore {
         let Some(active) = &mut self.active else {
             return;
         };
+        active.latest = active.latest.max(now);
         active.fence_expired(now, out);
         if active.next_pass <= now {
             let more = active.pass(now, self.config.leader_changes_per_pass, out);
@@ -243,6 +250,11 @@ impl Active {
                 broker_epoch,
                 cause,
             } => fencing::fence(draft, gone, broker, broker_epoch, cause).map(done),
+            // Asked by a beat that was still on its way when the stream closed.
+            Request::Unfence {
+                broker,
+                broker_epoch,
+            } if self.sessions.is_closed(broker, broker_epoch) => Ok(done(())),
             Request::Unfence {
                 broker,
                 broker_epoch,

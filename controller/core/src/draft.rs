@@ -44,7 +44,9 @@ impl Draft {
 
     /// The decided records and the image after them.
     pub(crate) fn finish(self) -> (Vec<MetadataRecord>, MetadataImage) {
-        self.check_invariants();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
         (self.records, self.delta.apply())
     }
 

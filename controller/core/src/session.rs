@@ -54,13 +54,18 @@ impl Sessions {
             timeout,
             by_broker: BTreeMap::new(),
         };
+        sessions.seed(now, image);
+        sessions
+    }
+
+    /// A fresh session for every registration that has none.
+    pub(crate) fn seed(&mut self, now: Instant, image: &MetadataImage) {
         for broker in image.brokers.values() {
-            sessions.begin(now, broker.broker, broker.epoch);
+            self.begin(now, broker.broker, broker.epoch);
             if broker.in_controlled_shutdown {
-                sessions.set_shutdown_offset(broker.broker, image.offset);
+                self.set_shutdown_offset(broker.broker, image.offset);
             }
         }
-        sessions
     }
 
     /// Begins the session of a registration, unless it has one.
@@ -124,6 +129,12 @@ impl Sessions {
             Link::Unseen => Liveness::Unseen { until },
             Link::Closed => Liveness::Gone,
         }
+    }
+
+    /// Whether this registration's last control stream was closed.
+    pub(crate) fn is_closed(&self, broker: NodeId, epoch: BrokerEpoch) -> bool {
+        let session = self.by_broker.get(&broker).filter(|s| s.epoch == epoch);
+        session.is_some_and(|session| session.link == Link::Closed)
     }
 
     /// The unfenced brokers that were not heard of for the session timeout.

@@ -41,6 +41,12 @@ pub struct MetadataImage {
     pub(crate) indexes: PartitionIndexes,
 }
 
+/// Images go from the thread that replays to every thread that reads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<MetadataImage>();
+};
+
 impl Default for MetadataImage {
     fn default() -> MetadataImage {
         MetadataImage {

@@ -25,7 +25,7 @@ pub(crate) fn frame<R: WireRecord>(record: &R) -> Bytes {
     let mut out = Vec::with_capacity(wire.encoded_len() + 4);
     encode_varint(u64::from(R::ID), &mut out);
     encode_varint(u64::from(R::VERSION), &mut out);
-    wire.encode_raw(&mut out);
+    out.extend_from_slice(&wire.encode_to_vec());
     out.into()
 }
 

@@ -12,6 +12,7 @@ use ottla_model::{
 };
 use prost::{Message, Oneof};
 
+use crate::batch::OFFSETS;
 use crate::image::{
     BrokerRegistration, ControllerRegistration, MetadataImage, PartitionImage, TopicImage,
 };
@@ -252,6 +253,9 @@ impl Restore {
     }
 
     fn header(&mut self, row: HeaderRow) -> Result<(), RecordError> {
+        if !OFFSETS.contains(&row.offset) {
+            return Err(damaged(format!("its offset is {}", row.offset)));
+        }
         self.image.offset = MetadataOffset(row.offset);
         self.image.cluster_id = match row.cluster_id {
             Some(bytes) => {
