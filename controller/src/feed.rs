@@ -47,11 +47,11 @@ impl CommittedBatch {
 /// What a reader at some offset needs next.
 #[derive(Debug, Clone)]
 pub enum Next {
-    /// Nothing: it has everything.
+    /// Nothing: it has everything, or even more than this controller has applied so far.
     Nothing,
     /// These batches, the first of which may begin before the offset asked for.
     Batches(Vec<Arc<CommittedBatch>>),
-    /// The offset is behind what memory holds, or ahead of what this controller has: everything.
+    /// The offset is behind what memory holds: everything.
     Snapshot(Arc<MetadataImage>),
 }
 
@@ -122,12 +122,12 @@ impl Feed {
         let recent = self.recent.lock();
         let image = self.current.borrow().image.clone();
         // A batch is in the ring before its image is current; the image says what is readable.
-        if from == image.offset {
+        if from >= image.offset {
             return Next::Nothing;
         }
         let first = recent.batches.front();
         let reaches_back = first.is_some_and(|first| first.base_offset <= from);
-        if from > image.offset || !reaches_back {
+        if !reaches_back {
             return Next::Snapshot(image);
         }
         let start = recent
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_too_far_back_or_ahead_gets_a_snapshot() {
+    fn a_reader_too_far_back_gets_a_snapshot_and_one_ahead_waits() {
         let feed = Feed::new(100);
         for base in 0..10 {
             publish(&feed, base, 1);
         }
         assert!(matches!(feed.next(MetadataOffset(0)), Next::Snapshot(_)));
-        assert!(matches!(feed.next(MetadataOffset(11)), Next::Snapshot(_)));
+        assert!(matches!(feed.next(MetadataOffset(11)), Next::Nothing));
         assert!(matches!(feed.next(MetadataOffset(9)), Next::Batches(_)));
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{Checkpoint, Frame};
 use super::types::{LogId, TypeConfig, Vote};
+use crate::dir_lock::DirLock;
 
 /// The most commands that share one sync.
 const GROUP_MAX: usize = 512;
@@ -64,8 +65,10 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Starts the thread. `positions` are the places of the live entries, from `first` on.
+    /// `lock` is held as long as the thread may write.
     pub fn start(
         wal: Wal,
+        lock: Option<DirLock>,
         checkpoint: Checkpoint,
         first: u64,
         positions: VecDeque<WalPosition>,
@@ -73,6 +76,7 @@ impl LogWriter {
         let (commands, receiver) = mpsc::channel(QUEUE_MAX);
         let writer = Writer {
             wal,
+            _lock: lock,
             checkpoint,
             first,
             positions,
@@ -100,6 +104,7 @@ impl LogWriter {
 
 struct Writer {
     wal: Wal,
+    _lock: Option<DirLock>,
     checkpoint: Checkpoint,
     /// The index of the first live entry.
     first: u64,

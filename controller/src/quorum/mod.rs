@@ -1,9 +1,159 @@
-//! The consensus of the controllers. The only place that names openraft.
+//! The consensus of the controllers: proposing entries, following who leads, snapshots. The only
+//! place that names openraft. What the entries mean is not known here beyond replaying them.
 
+mod founding;
 mod frame;
+mod guard;
+mod leader_watch;
 mod log_cache;
 mod log_store;
 mod log_writer;
+mod network;
+mod open;
+mod service;
 mod snapshot_file;
+mod snapshots;
 mod state_machine;
 mod types;
+mod view;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use ottla_model::NodeId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use guard::{Guard, OnFatal};
+pub use open::QuorumParts;
+pub use service::RaftHandler;
+pub use types::Applied;
+use types::{EntryData, Raft, TypeConfig, node_id, raft_id};
+pub use view::{MemberView, QuorumView};
+
+/// Who leads, as this node knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuorumStatus {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub is_leader: bool,
+    /// Whether the quorum has been founded, as far as this node knows.
+    pub has_members: bool,
+}
+
+/// Why an entry was not committed, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// It was not appended: this node does not lead.
+    #[error("this controller does not lead the quorum")]
+    NotLeader { leader: Option<NodeId> },
+    /// It was not appended: no majority has answered for longer than the lease.
+    #[error("no majority of controllers answers")]
+    NoQuorum,
+    /// It was appended, but leadership was lost; nobody knows whether it will be committed.
+    #[error("leadership was lost while the entry was not committed yet")]
+    Unknown,
+    #[error("the consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// The consensus as this node takes part in it.
+pub struct Quorum {
+    raft: Raft,
+    store: log_store::LogStore,
+    peers: network::Peers,
+    guard: Arc<Guard>,
+    status: watch::Receiver<QuorumStatus>,
+    handler: RaftHandler,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Quorum {
+    /// Proposes an entry and waits until it is committed and applied here.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only [`ProposeError::Unknown`] and [`ProposeError::Stopped`] leave
+    /// open whether the entry takes effect.
+    pub async fn propose(&self, entry: Bytes) -> Result<Applied, ProposeError> {
+        let written = self.raft.client_write(EntryData(entry)).await;
+        let error = match written {
+            Ok(response) => return Ok(response.data),
+            Err(error) => error,
+        };
+        Err(match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => refused(&forward),
+            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Unknown,
+            RaftError::APIError(other) => ProposeError::Stopped(other.to_string()),
+            RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
+        })
+    }
+
+    /// Who leads, and every change of it.
+    pub fn status(&self) -> watch::Receiver<QuorumStatus> {
+        self.status.clone()
+    }
+
+    /// The service that peers call.
+    pub fn handler(&self) -> RaftHandler {
+        self.handler.clone()
+    }
+
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    /// The quorum as this node sees it.
+    pub fn view(&self) -> QuorumView {
+        view::view(&self.raft, &self.peers, self.store.last_log_id())
+    }
+
+    /// Where a controller is reached.
+    pub fn endpoint(&self, id: NodeId) -> Option<ottla_metadata::Endpoint> {
+        self.peers.endpoint(id).cloned()
+    }
+
+    /// Hands leadership to the voter that has the most, if this node leads.
+    pub async fn hand_over(&self, patience: Duration) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let me = raft_id(self.guard.identity().node_id);
+        let Some(replication) = metrics.replication.filter(|_| self.status.borrow().is_leader)
+        else {
+            return;
+        };
+        let others = replication.iter().filter(|(id, _)| **id != me);
+        let Some((best, _)) = others.max_by_key(|(_, matched)| matched.as_ref()) else {
+            return;
+        };
+        tracing::info!(to = %node_id(*best), "handing over the quorum's leadership");
+        if self.raft.trigger().transfer_leader(*best).await.is_ok() {
+            let mut status = self.status.clone();
+            let moved = status.wait_for(|status| {
+                !status.is_leader && status.leader.is_some_and(|leader| raft_id(leader) != me)
+            });
+            // Without a successor in time, the others elect one.
+            drop(tokio::time::timeout(patience, moved).await);
+        }
+    }
+
+    /// Stops taking part.
+    pub async fn shutdown(&self) {
+        self.tasks.lock().abort_all();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the consensus did not end cleanly");
+        }
+    }
+}
+
+fn refused(forward: &ForwardToLeader<TypeConfig>) -> ProposeError {
+    match forward.reason {
+        ForwardReason::LeaseExpired => ProposeError::NoQuorum,
+        ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => ProposeError::NotLeader {
+            leader: forward.leader_id.map(node_id),
+        },
+    }
+}

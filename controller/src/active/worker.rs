@@ -1,0 +1,381 @@
+//! The loop of the active controller. Everything that waits is decided in one round on the scratch
+//! image and proposed together; while that is under way, what arrives waits for the next round, so
+//! the scratch image never holds more than one round that is not committed.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla_controller_core::{ControllerCore, RegisterController, Request};
+use ottla_metadata::MetadataBatch;
+use ottla_model::error::ApiError;
+use ottla_model::limits::{CONTROLLER_QUEUE_MAX, METADATA_RECORDS_PER_ENTRY_MAX};
+use ottla_model::{ClusterId, ErrorCode, MetadataOffset};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::chunk::{Chunk, Chunks, Parked};
+use super::{Ask, Decided, Decisions, Shared, no_quorum, not_active};
+use crate::clock::Clock;
+use crate::feed::{Current, Feed};
+use crate::quorum::{Applied, ProposeError, Quorum, QuorumStatus};
+
+/// The most bytes of one entry.
+const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The pause after a round that no majority answered.
+const NO_QUORUM_PAUSE: Duration = Duration::from_millis(50);
+
+/// A round of proposals under way.
+type Round = Pin<Box<dyn Future<Output = Result<(), ProposeError>> + Send>>;
+
+/// What the loop wakes for.
+enum Event {
+    Finished(Result<(), ProposeError>),
+    Asked(Option<Ask>),
+    Due,
+}
+
+/// The loop's state.
+pub struct Worker {
+    shared: Arc<Shared>,
+    asks: mpsc::Receiver<Ask>,
+    waiting: VecDeque<Ask>,
+    quorum: Arc<Quorum>,
+    feed: Arc<Feed>,
+    status: watch::Receiver<QuorumStatus>,
+    current: watch::Receiver<Current>,
+    version: String,
+}
+
+impl Worker {
+    /// The worker, and the way to it.
+    pub fn new(
+        core: ControllerCore,
+        clock: Clock,
+        quorum: Arc<Quorum>,
+        feed: Arc<Feed>,
+        version: String,
+    ) -> (Decisions, Worker) {
+        let status = quorum.status();
+        let (decisions, shared, asks) = Decisions::new(core, clock, status.clone());
+        let worker = Worker {
+            shared,
+            asks,
+            waiting: VecDeque::new(),
+            current: feed.subscribe(),
+            quorum,
+            feed,
+            status,
+            version,
+        };
+        (decisions, worker)
+    }
+
+    /// Runs until the consensus is gone or nobody can ask any more.
+    pub async fn run(mut self) {
+        while let Some(term) = self.stand_by().await {
+            let image = self.feed.current().image;
+            tracing::info!(term, offset = %image.offset, "this controller is active");
+            let now = self.shared.clock.now();
+            self.shared.beats.lock().clear();
+            self.shared.core.lock().activate(now, image);
+            self.ask_for_itself();
+            self.be_active(term).await;
+            self.shared.core.lock().deactivate();
+            tracing::info!(term, "this controller is not active any more");
+        }
+    }
+
+    /// Returns the term once this node leads and everything of earlier terms is applied.
+    async fn stand_by(&mut self) -> Option<u64> {
+        loop {
+            let status = *self.status.borrow_and_update();
+            let applied = self.current.borrow_and_update().applied;
+            // The first entry of a term is its leader's own, so everything before it is applied.
+            let caught_up = applied.is_some_and(|applied| applied.term == status.term);
+            if status.is_leader && caught_up {
+                return Some(status.term);
+            }
+            if !status.is_leader {
+                for ask in self.waiting.drain(..) {
+                    answer(ask.answer, Err(not_active(status)));
+                }
+            }
+            tokio::select! {
+                changed = self.status.changed() => changed.ok()?,
+                changed = self.current.changed() => changed.ok()?,
+                ask = self.asks.recv(), if self.waiting.len() < CONTROLLER_QUEUE_MAX => {
+                    self.waiting.push_back(ask?);
+                }
+            }
+        }
+    }
+
+    /// What a new active controller asks of itself: that the cluster has an id, and that each
+    /// controller stands in the metadata as the quorum knows it.
+    fn ask_for_itself(&mut self) {
+        let image = self.feed.current().image;
+        let mut requests = Vec::new();
+        if image.cluster_id.is_none() {
+            let cluster_id = ClusterId::from_random(rand::random());
+            requests.push(Request::Found { cluster_id });
+        }
+        let me = self.quorum.guard().identity().node_id;
+        for member in self.quorum.view().voters {
+            let known = image.controllers.get(&member.node_id);
+            let version = match known {
+                _ if member.node_id == me => self.version.clone(),
+                Some(known) => known.version.clone(),
+                None => String::new(),
+            };
+            requests.push(Request::RegisterController(RegisterController {
+                controller: member.node_id,
+                directory: member.directory,
+                internal_endpoint: member.endpoint,
+                version,
+            }));
+        }
+        for request in requests.into_iter().rev() {
+            // Nobody waits for these answers; a refusal is told when the request is decided.
+            let (answer, _) = oneshot::channel();
+            self.waiting.push_front(Ask { request, answer });
+        }
+    }
+
+    async fn be_active(&mut self, term: u64) {
+        let mut own = self.waiting.len();
+        let mut round: Option<Round> = None;
+        loop {
+            if round.is_none() {
+                let chunks = self.decide_waiting(&mut own);
+                if !chunks.is_empty() {
+                    round = Some(self.propose(chunks));
+                }
+            }
+            let deadline = self.shared.core.lock().next_deadline();
+            let deadline = deadline.map(|at| self.shared.clock.at(at));
+            let event = tokio::select! {
+                biased;
+                () = leadership_lost(&mut self.status, term) => return,
+                result = finished(&mut round) => Event::Finished(result),
+                ask = self.asks.recv(), if self.waiting.len() < CONTROLLER_QUEUE_MAX => {
+                    Event::Asked(ask)
+                }
+                () = self.shared.poke.notified() => Event::Due,
+                () = sleep_until(deadline), if round.is_none() => Event::Due,
+            };
+            match event {
+                Event::Due => {}
+                Event::Asked(Some(ask)) => self.waiting.push_back(ask),
+                Event::Asked(None) => return,
+                Event::Finished(result) => {
+                    round = None;
+                    if let Err(error) = result
+                        && !self.start_over(error).await
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides everything that waits, and what is due. Decisions that need no records are
+    /// answered with those they rest on.
+    fn decide_waiting(&mut self, own: &mut usize) -> Chunks {
+        while self.waiting.len() < CONTROLLER_QUEUE_MAX
+            && let Ok(ask) = self.asks.try_recv()
+        {
+            self.waiting.push_back(ask);
+        }
+        let mut chunks = Chunks::default();
+        while chunks.records() < METADATA_RECORDS_PER_ENTRY_MAX
+            && let Some(ask) = self.waiting.pop_front()
+        {
+            let is_own = *own > 0;
+            *own = own.saturating_sub(1);
+            // Whoever gave up does not want it decided any more.
+            if ask.answer.is_closed() && !is_own {
+                continue;
+            }
+            let mut records = Vec::new();
+            let now = self.shared.clock.now();
+            let mut core = self.shared.core.lock();
+            let result = core.decide(now, rand::random(), ask.request, &mut records);
+            drop(core);
+            if is_own && let Err(error) = &result {
+                tracing::debug!(%error, "a request of the controller itself was refused");
+            }
+            let parked = Parked {
+                result,
+                answer: ask.answer,
+            };
+            if records.is_empty() && chunks.is_empty() {
+                let offset = self.feed.current().image.offset;
+                release(vec![parked], offset);
+            } else {
+                chunks.add(records, Some(parked));
+            }
+        }
+        self.tick(&mut chunks);
+        chunks
+    }
+
+    /// Periodic work, after every beat that is known has been taken into account.
+    fn tick(&mut self, chunks: &mut Chunks) {
+        let now = self.shared.clock.now();
+        let mut core = self.shared.core.lock();
+        if core.next_deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let beats = std::mem::take(&mut *self.shared.beats.lock());
+        for (broker, (epoch, at, beat)) in beats {
+            // What a beat asks for is asked by the stream that it came on.
+            core.on_beat(at, broker, epoch, beat);
+        }
+        let mut records = Vec::new();
+        core.on_tick(now, &mut records);
+        drop(core);
+        if !records.is_empty() {
+            chunks.add(records, None);
+        }
+    }
+
+    /// Proposes entries one after the other and releases the answers of each as it is applied.
+    fn propose(&self, chunks: Chunks) -> Round {
+        let (quorum, feed) = (Arc::clone(&self.quorum), Arc::clone(&self.feed));
+        let shared = Arc::clone(&self.shared);
+        let mut chunks: VecDeque<Chunk> = chunks.into_vec().into();
+        Box::pin(async move {
+            while let Some(chunk) = chunks.pop_front() {
+                let base_offset = feed.current().image.offset;
+                let batch = MetadataBatch {
+                    base_offset,
+                    records: chunk.records,
+                    wall_ms: shared.clock.wall(),
+                };
+                let entry = batch.encode();
+                if entry.len() > ENTRY_BYTES_MAX {
+                    let bytes = entry.len();
+                    let error = ApiError::new(
+                        ErrorCode::RecordListTooLarge,
+                        format!("the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"),
+                    );
+                    refuse(chunk.parked, &error);
+                    refuse_all(chunks, &too_late());
+                    return Err(ProposeError::NotLeader { leader: None });
+                }
+                let applied = match quorum.propose(entry).await {
+                    Ok(applied) => applied,
+                    Err(error) => {
+                        refuse(chunk.parked, &refusal(&error));
+                        refuse_all(chunks, &too_late());
+                        return Err(error);
+                    }
+                };
+                let Applied::Replayed(offset) = applied else {
+                    refuse(chunk.parked, &too_late());
+                    refuse_all(chunks, &too_late());
+                    return Err(ProposeError::NotLeader { leader: None });
+                };
+                shared.core.lock().on_committed(feed.current().image);
+                release(chunk.parked, offset);
+            }
+            Ok(())
+        })
+    }
+
+    /// A round failed: the scratch image holds what was never committed, so it begins anew from
+    /// what was. Says whether to go on.
+    async fn start_over(&mut self, error: ProposeError) -> bool {
+        tracing::warn!(%error, "a round of decisions was not committed");
+        match error {
+            // Whatever comes of it, another controller decides from here on.
+            ProposeError::Unknown | ProposeError::Stopped(_) => return false,
+            ProposeError::NoQuorum => {
+                for ask in self.waiting.drain(..) {
+                    answer(ask.answer, Err(refusal(&ProposeError::NoQuorum)));
+                }
+                tokio::time::sleep(NO_QUORUM_PAUSE).await;
+            }
+            ProposeError::NotLeader { .. } => {}
+        }
+        if !self.status.borrow().is_leader {
+            return false;
+        }
+        let (now, image) = (self.shared.clock.now(), self.feed.current().image);
+        self.shared.core.lock().activate(now, image);
+        true
+    }
+}
+
+fn answer(to: oneshot::Sender<Result<Decided, ApiError>>, result: Result<Decided, ApiError>) {
+    // Whoever went away does not want the answer.
+    drop(to.send(result));
+}
+
+fn release(parked: Vec<Parked>, offset: MetadataOffset) {
+    for parked in parked {
+        let decided = parked.result.map(|reply| Decided { reply, offset });
+        answer(parked.answer, decided);
+    }
+}
+
+fn refuse(parked: Vec<Parked>, error: &ApiError) {
+    for parked in parked {
+        answer(parked.answer, Err(error.clone()));
+    }
+}
+
+fn refuse_all(chunks: VecDeque<Chunk>, error: &ApiError) {
+    for chunk in chunks {
+        refuse(chunk.parked, error);
+    }
+}
+
+/// The refusal of decisions that certainly were not proposed.
+fn too_late() -> ApiError {
+    ApiError::new(
+        ErrorCode::NotController,
+        "this controller stopped being active before it decided",
+    )
+}
+
+fn refusal(error: &ProposeError) -> ApiError {
+    match error {
+        ProposeError::NotLeader { leader } => not_active(QuorumStatus {
+            leader: *leader,
+            ..QuorumStatus::default()
+        }),
+        ProposeError::NoQuorum => no_quorum(
+            "no decision can be made, because no majority of controllers answers; nothing was changed",
+        ),
+        ProposeError::Unknown | ProposeError::Stopped(_) => no_quorum(
+            "this controller stopped being active before the decision was committed; it may still take effect",
+        ),
+    }
+}
+
+async fn leadership_lost(status: &mut watch::Receiver<QuorumStatus>, term: u64) {
+    // An error means that the consensus is gone, and leadership with it.
+    drop(
+        status
+            .wait_for(|now| !now.is_leader || now.term != term)
+            .await,
+    );
+}
+
+async fn finished(round: &mut Option<Round>) -> Result<(), ProposeError> {
+    match round {
+        Some(round) => round.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

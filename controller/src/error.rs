@@ -1,0 +1,58 @@
+//! Why a controller node cannot start, or cannot go on.
+
+use std::path::PathBuf;
+
+use ottla_log::LogError;
+use ottla_model::{ClusterId, DirectoryId, NodeId};
+
+/// Why a controller node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the configuration of the controllers is wrong: {0}")]
+    Config(String),
+    #[error("could not {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "{} belongs to node {found}{of_cluster}, but this is node {expected}; give each node a directory of its own", path.display()
+    )]
+    OtherNode {
+        path: PathBuf,
+        found: NodeId,
+        /// ` of cluster …`, where it is known.
+        of_cluster: String,
+        expected: NodeId,
+    },
+    #[error("{} cannot be used: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("{} is in use by another process", path.display())]
+    InUse { path: PathBuf },
+    #[error("the consensus log cannot be opened")]
+    Log(#[source] LogError),
+    #[error("the consensus did not start: {0}")]
+    Consensus(String),
+}
+
+/// Why a running controller node must stop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FatalError {
+    #[error(
+        "this directory is new (it is {ours}), but controller {node} of cluster {cluster} is registered with directory {registered}; restore that directory, or replace the voter"
+    )]
+    ReplacedDirectory {
+        node: NodeId,
+        cluster: String,
+        registered: DirectoryId,
+        ours: DirectoryId,
+    },
+    #[error(
+        "this node's directory belongs to cluster {ours}, but most of the configured controllers belong to cluster {theirs}; start this node with its own directory, or configure the controllers of its cluster"
+    )]
+    ForeignCluster { ours: ClusterId, theirs: String },
+    #[error("the consensus has stopped: {0}")]
+    Consensus(String),
+}

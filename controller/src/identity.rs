@@ -1,0 +1,213 @@
+//! Who this node is, kept in its directory: node id, directory id, format version and, once
+//! known, the cluster. A directory is made once; its id never changes.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ottla_log::{Disk, disk::OpenMode};
+use ottla_model::{ClusterId, DirectoryId, NodeId};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+const FILE: &str = "meta.json";
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    node_id: NodeId,
+    directory_id: DirectoryId,
+    cluster_id: Option<ClusterId>,
+    /// CRC-32C of the same text with a checksum of 0.
+    checksum: u32,
+}
+
+impl Stored {
+    fn text(&self) -> String {
+        // A struct of numbers and texts always has a JSON form.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    fn sealed(mut self) -> Stored {
+        self.checksum = 0;
+        self.checksum = crc32c::crc32c(self.text().as_bytes());
+        self
+    }
+}
+
+/// This node's identity.
+#[derive(Debug)]
+pub struct Identity {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    pub node_id: NodeId,
+    pub directory_id: DirectoryId,
+    cluster_id: RwLock<Option<ClusterId>>,
+}
+
+impl Identity {
+    /// Reads the identity in `dir`, or makes one with the directory id `if_new`.
+    ///
+    /// # Errors
+    /// [`StartError::OtherNode`] for another node's directory, [`StartError::Damaged`] for a
+    /// file that is not what was written.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        node_id: NodeId,
+        if_new: DirectoryId,
+    ) -> Result<Identity, StartError> {
+        let path = dir.join(FILE);
+        let io = |action| {
+            let path = path.clone();
+            move |source| StartError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        if disk.exists(&path).map_err(io("look for"))? {
+            let stored = read(&disk, &path)?;
+            if stored.node_id != node_id {
+                let cluster = stored.cluster_id;
+                return Err(StartError::OtherNode {
+                    path,
+                    found: stored.node_id,
+                    of_cluster: cluster.map_or(String::new(), |id| format!(" of cluster {id}")),
+                    expected: node_id,
+                });
+            }
+            return Ok(Identity {
+                disk,
+                dir: dir.to_owned(),
+                node_id,
+                directory_id: stored.directory_id,
+                cluster_id: RwLock::new(stored.cluster_id),
+            });
+        }
+        let identity = Identity {
+            disk,
+            dir: dir.to_owned(),
+            node_id,
+            directory_id: if_new,
+            cluster_id: RwLock::new(None),
+        };
+        identity.write(None).map_err(io("write"))?;
+        Ok(identity)
+    }
+
+    /// The cluster that this directory belongs to; `None` until it is founded or joined.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        *self.cluster_id.read()
+    }
+
+    /// The cluster became known. It is kept in the directory, unless it was already.
+    pub fn set_cluster_id(&self, cluster_id: ClusterId) -> std::io::Result<()> {
+        if self.cluster_id() == Some(cluster_id) {
+            return Ok(());
+        }
+        self.write(Some(cluster_id))?;
+        *self.cluster_id.write() = Some(cluster_id);
+        Ok(())
+    }
+
+    fn write(&self, cluster_id: Option<ClusterId>) -> std::io::Result<()> {
+        let stored = Stored {
+            format: FORMAT,
+            node_id: self.node_id,
+            directory_id: self.directory_id,
+            cluster_id,
+            checksum: 0,
+        };
+        let temporary = self.dir.join("meta.tmp");
+        let file = self.disk.open(&temporary, OpenMode::CreateEmpty)?;
+        file.write_at(&[IoSlice::new(stored.sealed().text().as_bytes())], 0)?;
+        file.sync_data()?;
+        self.disk.rename(&temporary, &self.dir.join(FILE))?;
+        self.disk.sync_dir(&self.dir)
+    }
+}
+
+fn read(disk: &Arc<dyn Disk>, path: &Path) -> Result<Stored, StartError> {
+    let io = |source| StartError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let damaged = |what: String| StartError::Damaged {
+        path: path.to_owned(),
+        what,
+    };
+    let file = disk.open(path, OpenMode::Existing).map_err(io)?;
+    let mut bytes = vec![0; usize::try_from(file.size().map_err(io)?).unwrap_or(0)];
+    let count = file.read_at(&mut bytes, 0).map_err(io)?;
+    bytes.truncate(count);
+    let stored: Stored =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if stored.format != FORMAT {
+        let found = stored.format;
+        return Err(damaged(format!(
+            "its format is {found}, but this build reads {FORMAT}"
+        )));
+    }
+    if stored.clone().sealed() != stored {
+        return Err(damaged("its checksum does not match its text".to_owned()));
+    }
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_log::SimDisk;
+
+    use super::*;
+
+    fn open(disk: &SimDisk, node: i32, random: u128) -> Result<Identity, StartError> {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        disk.create_dir_all(Path::new("/c")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let directory = DirectoryId::from_random(random);
+        Identity::open(disk, Path::new("/c"), NodeId(node), directory)
+    }
+
+    #[test]
+    fn a_directory_keeps_its_id_and_its_cluster_through_a_crash() {
+        let disk = SimDisk::new();
+        let cluster = ClusterId::from_random(5);
+        let first = open(&disk, 2, 1).unwrap();
+        first.set_cluster_id(cluster).unwrap();
+        disk.crash();
+        let again = open(&disk, 2, 99).unwrap();
+        assert_eq!(again.directory_id, DirectoryId::from_random(1));
+        assert_eq!(again.cluster_id(), Some(cluster));
+    }
+
+    #[test]
+    fn the_directory_of_another_node_is_refused_with_the_cluster_it_belongs_to() {
+        let disk = SimDisk::new();
+        let cluster = ClusterId::from_random(5);
+        open(&disk, 2, 1).unwrap().set_cluster_id(cluster).unwrap();
+        let message = open(&disk, 3, 1).unwrap_err().to_string();
+        assert!(message.contains("node 2"), "{message}");
+        assert!(message.contains(&cluster.to_string()), "{message}");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused() {
+        let disk = SimDisk::new();
+        open(&disk, 2, 1).unwrap();
+        let file = disk
+            .open(Path::new("/c/meta.json"), OpenMode::Existing)
+            .unwrap();
+        let mut text = vec![0; 200];
+        let count = file.read_at(&mut text, 0).unwrap();
+        let text = String::from_utf8(text[..count].to_vec()).unwrap();
+        let text = text.replace("\"node_id\": 2", "\"node_id\": 3");
+        file.write_at(&[IoSlice::new(text.as_bytes())], 0).unwrap();
+        let error = open(&disk, 3, 1).unwrap_err();
+        assert!(matches!(error, StartError::Damaged { .. }), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Puts the consensus together from its log, snapshots, network and tasks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::SnapshotPolicy;
+use openraft::async_runtime::WatchReceiver as _;
+use ottla_log::Disk;
+use ottla_log::wal::WalConfig;
+use ottla_metadata::Endpoint;
+use ottla_model::NodeId;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::founding::Founding;
+use super::guard::Guard;
+use super::leader_watch::LeaderWatch;
+use super::log_store::LogStore;
+use super::network::Peers;
+use super::service::RaftHandler;
+use super::snapshot_file::{SnapshotDir, StoredSnapshot};
+use super::snapshots::SnapshotKeeper;
+use super::state_machine::StateMachine;
+use super::types::{Raft, node_id, raft_id};
+use super::{Quorum, QuorumStatus};
+use crate::config::QuorumConfig;
+use crate::dir_lock::DirLock;
+use crate::error::{FatalError, StartError};
+use crate::feed::Feed;
+use crate::history::History;
+
+/// What the consensus is made of.
+pub struct QuorumParts {
+    pub disk: Arc<dyn Disk>,
+    pub lock: DirLock,
+    /// The controller's directory.
+    pub dir: PathBuf,
+    pub guard: Arc<Guard>,
+    pub config: QuorumConfig,
+    pub feed: Arc<Feed>,
+    pub history: History,
+    /// The identity of a log that is created.
+    pub log_id_if_new: u64,
+}
+
+impl Quorum {
+    /// Opens the log and the snapshots and begins to take part. To be called on the thread that
+    /// is to run the consensus.
+    ///
+    /// # Errors
+    /// [`StartError`] if something on disk cannot be used.
+    pub async fn open(parts: QuorumParts) -> Result<Quorum, StartError> {
+        let QuorumParts {
+            disk,
+            lock,
+            dir,
+            guard,
+            config,
+            feed,
+            history,
+            log_id_if_new,
+        } = parts;
+        let wal = WalConfig {
+            file_bytes: config.log_file_bytes,
+            ..WalConfig::new(log_id_if_new)
+        };
+        let store = LogStore::open(Arc::clone(&disk), Some(lock), &dir.join("log"), wal);
+        let store = store.map_err(StartError::Log)?;
+        let (snapshots, newest) = open_snapshots(disk, dir.join("snapshots"), &store)?;
+        let damaged = |error: std::io::Error| StartError::Damaged {
+            path: dir.join("snapshots"),
+            what: error.to_string(),
+        };
+        let machine = StateMachine::open(snapshots.clone(), newest, feed, history);
+        let machine = machine.map_err(damaged)?;
+        let since = machine.since_snapshot();
+        let endpoints: BTreeMap<NodeId, Endpoint> = config
+            .voters
+            .iter()
+            .map(|voter| (voter.node_id, voter.internal_endpoint.clone()))
+            .collect();
+        let peers = Peers::new(Arc::clone(&guard), endpoints);
+        let me = raft_id(guard.identity().node_id);
+        let raft_config = Arc::new(raft_config(&config)?);
+        let raft = Raft::build(me, raft_config, peers.clone(), store.clone(), machine).await;
+        let raft = raft.map_err(|error| StartError::Consensus(error.to_string()))?;
+        let (sender, status) = watch::channel(QuorumStatus::default());
+        note_status(&raft, &guard, &sender);
+        raft.run();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_status(raft.clone(), Arc::clone(&guard), sender));
+        let keeper = SnapshotKeeper {
+            raft: raft.clone(),
+            store: store.clone(),
+            snapshots,
+            since,
+            entries_max: config.snapshot_entries,
+            bytes_max: config.snapshot_bytes,
+        };
+        tasks.spawn(keeper.run());
+        let watch = LeaderWatch {
+            raft: raft.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            guard: Arc::clone(&guard),
+            status: status.clone(),
+        };
+        tasks.spawn(watch.run());
+        let founding = Founding {
+            raft: raft.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            guard: Arc::clone(&guard),
+            status: status.clone(),
+        };
+        tasks.spawn(founding.run());
+        let handler = RaftHandler::new(
+            raft.clone(),
+            store.clone(),
+            peers.clone(),
+            Arc::clone(&guard),
+            status.clone(),
+        );
+        Ok(Quorum {
+            raft,
+            store,
+            peers,
+            guard,
+            status,
+            handler,
+            tasks: tasks.into(),
+        })
+    }
+}
+
+/// The newest whole snapshot, unless the log does not reach back to it.
+fn open_snapshots(
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    store: &LogStore,
+) -> Result<(SnapshotDir, Option<StoredSnapshot>), StartError> {
+    let io = |source| StartError::Io {
+        action: "read the snapshots in",
+        path: dir.clone(),
+        source,
+    };
+    let snapshots = SnapshotDir::open(disk, dir.clone()).map_err(io)?;
+    let (newest, damaged) = snapshots.load().map_err(io)?;
+    let reached = newest.as_ref().and_then(|newest| newest.meta.last_log_id);
+    if store.purged() > reached {
+        return Err(StartError::Damaged {
+            path: dir,
+            what: format!(
+                "{damaged} snapshots are damaged, and the log does not reach back to a whole one; restore this directory, or replace the voter"
+            ),
+        });
+    }
+    Ok((snapshots, newest))
+}
+
+fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let raft = openraft::Config {
+        cluster_name: "ottla".to_owned(),
+        heartbeat_interval: millis(config.heartbeat_interval),
+        election_timeout_min: millis(config.election_timeout_min),
+        election_timeout_max: millis(config.election_timeout_max),
+        enable_pre_vote: Some(true),
+        // Snapshots and purging are decided in `snapshots`, by bytes too, and keep what the
+        // snapshot before the newest needs.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        purge_batch_size: 1,
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: 64,
+        ..openraft::Config::default()
+    };
+    raft.validate()
+        .map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// Keeps the status, the guard and the fatal callback in step with the consensus.
+async fn follow_status(raft: Raft, guard: Arc<Guard>, sender: watch::Sender<QuorumStatus>) {
+    let mut metrics = raft.metrics();
+    loop {
+        note_status(&raft, &guard, &sender);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn note_status(raft: &Raft, guard: &Guard, sender: &watch::Sender<QuorumStatus>) {
+    let metrics = raft.metrics().borrow_watched().clone();
+    match &metrics.running_state {
+        Ok(()) | Err(openraft::errors::Fatal::Stopped) => {}
+        Err(error) => guard.fatal(FatalError::Consensus(error.to_string())),
+    }
+    let members = metrics.membership_config.nodes();
+    let registered: BTreeMap<_, _> = members
+        .map(|(id, node)| (node_id(*id), node.directory_id()))
+        .collect();
+    let status = QuorumStatus {
+        leader: metrics.current_leader.map(node_id),
+        term: metrics.current_term,
+        is_leader: metrics.state == openraft::ServerState::Leader,
+        has_members: !registered.is_empty(),
+    };
+    guard.set_registered(registered);
+    sender.send_if_modified(|current| std::mem::replace(current, status) != status);
+}
+
