@@ -29,6 +29,8 @@ pub enum StartError {
     },
     #[error("{} cannot be used: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("{} is in use by another process", path.display())]
+    InUse { path: PathBuf },
     #[error("the consensus log cannot be opened")]
     Log(#[source] LogError),
     #[error("the consensus did not start: {0}")]

@@ -6,6 +6,7 @@ mod active;
 mod clock;
 mod config;
 mod connection;
+mod dir_lock;
 mod error;
 pub mod feed;
 pub mod history;

@@ -18,6 +18,7 @@ use tonic::service::RoutesBuilder;
 use crate::active::{Decisions, Worker};
 use crate::clock::Clock;
 use crate::config::ControllerNodeConfig;
+use crate::dir_lock::DirLock;
 use crate::error::{FatalError, StartError};
 use crate::feed::{Current, Feed};
 use crate::history::History;
@@ -87,12 +88,7 @@ impl ControllerNode {
         );
         decision_runtime.spawn(worker.run());
         let (sender, status) = watch::channel(ControllerStatus::default());
-        let following = follow(
-            Arc::clone(&identity),
-            Arc::clone(&feed),
-            quorum.status(),
-            sender,
-        );
+        let following = follow(Arc::clone(&identity), Arc::clone(&feed), quorum.status(), sender);
         raft_runtime.spawn(following);
         let timings = Timings {
             beat_interval: config.beat_interval,
@@ -185,6 +181,7 @@ async fn open(config: ControllerNodeConfig, fatal: OnFatal) -> Result<Opened, St
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let dir = config.data_dir.join("controller");
     make_dir(&disk, &config.data_dir, &dir)?;
+    let lock = DirLock::take(&dir)?;
     let if_new = DirectoryId::from_random(rand::random());
     let identity = Identity::open(Arc::clone(&disk), &dir, config.node_id, if_new)?;
     let identity = Arc::new(identity);
@@ -194,6 +191,7 @@ async fn open(config: ControllerNodeConfig, fatal: OnFatal) -> Result<Opened, St
     let guard = Arc::new(Guard::new(Arc::clone(&identity), fatal));
     let quorum = Quorum::open(QuorumParts {
         disk,
+        lock,
         dir,
         guard,
         config: config.quorum,
@@ -214,10 +212,7 @@ fn make_dir(disk: &Arc<dyn Disk>, data_dir: &Path, dir: &Path) -> Result<(), Sta
     let make = || {
         disk.create_dir_all(dir)?;
         disk.sync_dir(data_dir)?;
-        match data_dir
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        match data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(parent) => disk.sync_dir(parent),
             None => Ok(()),
         }
@@ -230,7 +225,9 @@ fn make_dir(disk: &Arc<dyn Disk>, data_dir: &Path, dir: &Path) -> Result<(), Sta
 }
 
 /// A thread with a runtime of its own, which ends when the sender is dropped.
-fn spawn_runtime(name: &str) -> Result<(tokio::runtime::Handle, oneshot::Sender<()>), StartError> {
+fn spawn_runtime(
+    name: &str,
+) -> Result<(tokio::runtime::Handle, oneshot::Sender<()>), StartError> {
     let failed = |source| StartError::Io {
         action: "start a thread for",
         path: name.into(),

@@ -94,9 +94,8 @@ impl Decisions {
         }
         match tokio::time::timeout(timeout, decided).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(ApiError::new(
-                ErrorCode::NodeShuttingDown,
-                "this controller is shutting down",
+            Ok(Err(_)) => Err(no_quorum(
+                "this controller stopped being active before the decision was committed; it may still take effect",
             )),
             Err(_) => Err(no_quorum(&format!(
                 "the decision was not committed within {timeout:?}, because no majority of controllers answered; it may still take effect"

@@ -260,9 +260,7 @@ impl Worker {
                     let bytes = entry.len();
                     let error = ApiError::new(
                         ErrorCode::RecordListTooLarge,
-                        format!(
-                            "the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"
-                        ),
+                        format!("the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"),
                     );
                     refuse(chunk.parked, &error);
                     refuse_all(chunks, &too_late());

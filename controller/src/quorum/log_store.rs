@@ -19,6 +19,7 @@ use super::frame::{Checkpoint, Frame, encode_entry};
 use super::log_cache::LogCache;
 use super::log_writer::{Change, LogWriter, Waiter};
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::dir_lock::DirLock;
 
 /// The log store. Clones are the same store.
 #[derive(Debug, Clone)]
@@ -32,7 +33,12 @@ impl LogStore {
     ///
     /// # Errors
     /// [`LogError::Corrupt`] if what was synced is damaged; the node must then not start.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, config: WalConfig) -> Result<LogStore, LogError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+        dir: &Path,
+        config: WalConfig,
+    ) -> Result<LogStore, LogError> {
         let mut cache = LogCache::default();
         let mut places = VecDeque::new();
         let wal = Wal::open_visiting(disk, dir, config, &mut |frame| {
@@ -71,7 +77,7 @@ impl LogStore {
         };
         let first = places.front().map_or(0, |(index, _)| *index);
         let positions = places.into_iter().map(|(_, position)| position).collect();
-        let writer = LogWriter::start(wal, checkpoint, first, positions);
+        let writer = LogWriter::start(wal, lock, checkpoint, first, positions);
         let writer = writer.map_err(|source| LogError::Io {
             action: "start the writer of",
             path: dir.to_owned(),

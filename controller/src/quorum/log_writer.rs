@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{Checkpoint, Frame};
 use super::types::{LogId, TypeConfig, Vote};
+use crate::dir_lock::DirLock;
 
 /// The most commands that share one sync.
 const GROUP_MAX: usize = 512;
@@ -24,10 +25,7 @@ const QUEUE_MAX: usize = 1_024;
 #[derive(Debug)]
 pub enum Change {
     /// Entries, by their first index and their frames.
-    Append {
-        first: u64,
-        frames: Vec<Bytes>,
-    },
+    Append { first: u64, frames: Vec<Bytes> },
     Vote(Vote),
     Committed(Option<LogId>),
     Truncate(Option<LogId>),
@@ -67,8 +65,10 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Starts the thread. `positions` are the places of the live entries, from `first` on.
+    /// `lock` is held as long as the thread may write.
     pub fn start(
         wal: Wal,
+        lock: Option<DirLock>,
         checkpoint: Checkpoint,
         first: u64,
         positions: VecDeque<WalPosition>,
@@ -76,6 +76,7 @@ impl LogWriter {
         let (commands, receiver) = mpsc::channel(QUEUE_MAX);
         let writer = Writer {
             wal,
+            _lock: lock,
             checkpoint,
             first,
             positions,
@@ -103,6 +104,7 @@ impl LogWriter {
 
 struct Writer {
     wal: Wal,
+    _lock: Option<DirLock>,
     checkpoint: Checkpoint,
     /// The index of the first live entry.
     first: u64,

@@ -26,6 +26,7 @@ use super::state_machine::StateMachine;
 use super::types::{Raft, node_id, raft_id};
 use super::{Quorum, QuorumStatus};
 use crate::config::QuorumConfig;
+use crate::dir_lock::DirLock;
 use crate::error::{FatalError, StartError};
 use crate::feed::Feed;
 use crate::history::History;
@@ -33,6 +34,7 @@ use crate::history::History;
 /// What the consensus is made of.
 pub struct QuorumParts {
     pub disk: Arc<dyn Disk>,
+    pub lock: DirLock,
     /// The controller's directory.
     pub dir: PathBuf,
     pub guard: Arc<Guard>,
@@ -52,6 +54,7 @@ impl Quorum {
     pub async fn open(parts: QuorumParts) -> Result<Quorum, StartError> {
         let QuorumParts {
             disk,
+            lock,
             dir,
             guard,
             config,
@@ -63,7 +66,7 @@ impl Quorum {
             file_bytes: config.log_file_bytes,
             ..WalConfig::new(log_id_if_new)
         };
-        let store = LogStore::open(Arc::clone(&disk), &dir.join("log"), wal);
+        let store = LogStore::open(Arc::clone(&disk), Some(lock), &dir.join("log"), wal);
         let store = store.map_err(StartError::Log)?;
         let (snapshots, newest) = open_snapshots(disk, dir.join("snapshots"), &store)?;
         let damaged = |error: std::io::Error| StartError::Damaged {
@@ -208,3 +211,4 @@ fn note_status(raft: &Raft, guard: &Guard, sender: &watch::Sender<QuorumStatus>)
     guard.set_registered(registered);
     sender.send_if_modified(|current| std::mem::replace(current, status) != status);
 }
+

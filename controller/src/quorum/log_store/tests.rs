@@ -23,7 +23,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let config = small_files();
-        let store = LogStore::open(Arc::clone(&disk), &dir.path().join("log"), config).unwrap();
+        let store = LogStore::open(Arc::clone(&disk), None, &dir.path().join("log"), config).unwrap();
         let snapshots = SnapshotDir::open(disk, dir.path().join("snapshots")).unwrap();
         let feed = Arc::new(Feed::new(1 << 20));
         let history = History::open(&dir.path().join("history"), i64::MAX);
@@ -41,7 +41,7 @@ fn small_files() -> WalConfig {
 }
 
 fn open(disk: &SimDisk) -> LogStore {
-    LogStore::open(Arc::new(disk.clone()), Path::new(DIR), small_files()).unwrap()
+    LogStore::open(Arc::new(disk.clone()), None, Path::new(DIR), small_files()).unwrap()
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
