@@ -161,7 +161,10 @@ impl World {
         };
         let to = TopicIdPartition::new(topic(), PartitionIndex(index));
         let size = padding.len() + 50;
-        let appended = self.accumulator.append(self.now, to, &record, size).unwrap();
+        let appended = self
+            .accumulator
+            .append(self.now, to, &record, size)
+            .unwrap();
         let future = DeliveryFuture::new(appended.completion, appended.index);
         self.sent.push((index, value, future));
     }
@@ -169,7 +172,8 @@ impl World {
     fn drive(&mut self) {
         self.sender.on_ready(self.accumulator.take_ready(self.now));
         let (now, accumulator) = (self.now, &mut self.accumulator);
-        self.sender.drive(now, &self.view, &mut |p| accumulator.take(now, p));
+        self.sender
+            .drive(now, &self.view, &mut |p| accumulator.take(now, p));
         for effect in self.sender.take_effects() {
             match effect {
                 Effect::Send {
@@ -183,12 +187,17 @@ impl World {
                         requests: VecDeque::new(),
                         responses: VecDeque::new(),
                     };
-                    self.streams.entry(stream).or_insert_with(new).requests.push_back(request);
+                    self.streams
+                        .entry(stream)
+                        .or_insert_with(new)
+                        .requests
+                        .push_back(request);
                 }
                 Effect::Close { stream } => self.abandon(stream),
                 Effect::TakeIdentity => self.identity_wanted = true,
                 Effect::LearnLeader { partition, hint } => {
-                    self.view.merge_leader(partition.topic, partition.partition, &hint);
+                    self.view
+                        .merge_leader(partition.topic, partition.partition, &hint);
                     self.sender.on_view_changed();
                 }
                 Effect::SuspectView => self.publish_leaders(),
@@ -280,7 +289,8 @@ impl World {
         if self.identity_wanted && !self.chance(50) {
             self.identity_wanted = false;
             self.identities += 1;
-            self.sender.on_identity(Ok((ProducerId(self.identities), ProducerEpoch(0))));
+            self.sender
+                .on_identity(Ok((ProducerId(self.identities), ProducerEpoch(0))));
         }
         if self.chance(3) {
             let index = self.rng.random_range(0..PARTITIONS as usize);
@@ -291,7 +301,11 @@ impl World {
             self.publish_leaders();
         }
         // Now and then time jumps, so that requests and records become too old.
-        let passed = if self.chance(1) { 2_000 } else { self.rng.random_range(0..10) };
+        let passed = if self.chance(1) {
+            2_000
+        } else {
+            self.rng.random_range(0..10)
+        };
         self.run_zombies();
         self.now = self.now + Duration::from_millis(passed);
         self.sender.on_tick(self.now);
@@ -325,8 +339,10 @@ impl World {
             }
         }
         if self.rng.random_bool(0.7)
-            && let Some(response) =
-                self.streams.get_mut(&id).and_then(|stream| stream.responses.pop_front())
+            && let Some(response) = self
+                .streams
+                .get_mut(&id)
+                .and_then(|stream| stream.responses.pop_front())
         {
             self.sender.on_response(self.now, response);
         }
@@ -343,19 +359,37 @@ impl World {
             let outcome: Result<Delivered, ProduceError> = future
                 .now_or_never()
                 .unwrap_or_else(|| panic!("seed {seed}: record {value} has no outcome"));
-            assert!(copies.len() <= 1, "seed {seed}: {value} is there {} times", copies.len());
+            assert!(
+                copies.len() <= 1,
+                "seed {seed}: {value} is there {} times",
+                copies.len()
+            );
             match outcome {
                 Ok(delivered) => {
                     acked += 1;
                     let offset = delivered.offset.0;
-                    assert_eq!(copies.len(), 1, "seed {seed}: {value} was acked and is not there");
-                    assert_eq!(i64::from(copies[0].0), offset, "seed {seed}: offset of {value}");
+                    assert_eq!(
+                        copies.len(),
+                        1,
+                        "seed {seed}: {value} was acked and is not there"
+                    );
+                    assert_eq!(
+                        i64::from(copies[0].0),
+                        offset,
+                        "seed {seed}: offset of {value}"
+                    );
                     let previous = last.insert(index, offset).unwrap_or(-1);
-                    assert!(offset > previous, "seed {seed}: {value} at {offset} is out of order");
+                    assert!(
+                        offset > previous,
+                        "seed {seed}: {value} at {offset} is out of order"
+                    );
                 }
                 Err(error) if error.outcome == Outcome::Definite => {
                     let at = copies.first();
-                    assert!(at.is_none(), "seed {seed}: {value} failed ({error}) and is at {at:?}");
+                    assert!(
+                        at.is_none(),
+                        "seed {seed}: {value} failed ({error}) and is at {at:?}"
+                    );
                 }
                 Err(_) => {}
             }
@@ -390,5 +424,8 @@ fn what_the_producer_was_told_agrees_with_the_log_whatever_fails() {
         sent += s;
     }
     // The faults must not be so many that nothing is proved.
-    assert!(acked * 2 > sent, "only {acked} of {sent} records were acknowledged");
+    assert!(
+        acked * 2 > sent,
+        "only {acked} of {sent} records were acknowledged"
+    );
 }
