@@ -200,7 +200,8 @@ impl ClusterSnapshot {
         let info = broker_info(view);
         let known = self.brokers.get(&info.node_id);
         let older = known.is_some_and(|known| known.broker_epoch > info.broker_epoch);
-        if !older && !(lags && known.is_some()) {
+        let outdated = older || (lags && known.is_some());
+        if !outdated {
             self.brokers.insert(info.node_id, info);
         }
     }

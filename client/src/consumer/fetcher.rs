@@ -30,6 +30,10 @@ pub(super) const FETCHES_PER_BROKER_MAX: usize = 8;
 /// After so many failures in a row, the view is suspected of being behind.
 const SUSPICION_AFTER: u32 = 3;
 
+/// A fetch without answer for so long beyond its wait may mean that its broker vanished, and if
+/// the watch is with the same broker, the view stands still.
+const STALL: Duration = Duration::from_secs(1);
+
 /// What the consumer shall do.
 #[derive(Debug, PartialEq)]
 pub(super) enum Effect {
@@ -53,7 +57,9 @@ struct SentFetch {
     node: NodeId,
     stream: u64,
     at: Instant,
-    partitions: BTreeMap<TopicIdPartition, Asked>,
+    /// Whether its long wait was taken for a sign that the view is behind.
+    suspected: bool,
+    partitions: AskedOf,
 }
 
 /// What was asked of a partition.
@@ -62,6 +68,8 @@ struct Asked {
     generation: u64,
     epoch: LeaderEpoch,
 }
+
+type AskedOf = BTreeMap<TopicIdPartition, Asked>;
 
 #[derive(Debug)]
 pub(super) struct Fetcher {
@@ -156,10 +164,10 @@ impl Fetcher {
 
     /// Sends what can be sent.
     pub(super) fn drive(&mut self, now: Instant, view: &ClusterSnapshot) {
+        self.leave_fenced(now, view);
         let mut held: usize = self.positions.values().map(Position::buffered_bytes).sum();
         let ahead = self.config.partition_max_bytes as usize;
-        let mut drafts: BTreeMap<NodeId, (v1::FetchRequest, BTreeMap<TopicIdPartition, Asked>)> =
-            BTreeMap::new();
+        let mut drafts: BTreeMap<NodeId, (v1::FetchRequest, AskedOf)> = BTreeMap::new();
         for id in self.in_turn() {
             let Some(position) = self.positions.get_mut(&id) else {
                 continue;
@@ -205,6 +213,21 @@ impl Fetcher {
         }
     }
 
+    /// Gives up streams to brokers that the cluster has given up. A host that vanished does not
+    /// close its connections, and its successor is known long before they time out.
+    fn leave_fenced(&mut self, now: Instant, view: &ClusterSnapshot) {
+        let gone = |node| view.brokers.get(node).is_none_or(|broker| broker.fenced);
+        let left = self
+            .links
+            .iter()
+            .filter(|(node, link)| link.in_flight() > 0 && gone(node));
+        let left: Vec<u64> = left.filter_map(|(_, link)| link.stream()).collect();
+        for stream in left {
+            self.effects.push(Effect::Close { stream });
+            self.on_stream_closed(now, stream);
+        }
+    }
+
     /// All partitions, beginning with another one each time.
     fn in_turn(&self) -> Vec<TopicIdPartition> {
         let mut all: Vec<_> = self.positions.keys().copied().collect();
@@ -220,7 +243,7 @@ impl Fetcher {
         now: Instant,
         node: NodeId,
         mut request: v1::FetchRequest,
-        partitions: BTreeMap<TopicIdPartition, Asked>,
+        partitions: AskedOf,
     ) {
         let Some(link) = self.links.get_mut(&node) else {
             return;
@@ -241,6 +264,7 @@ impl Fetcher {
             node,
             stream,
             at: now,
+            suspected: false,
             partitions,
         };
         self.requests.insert(id, sent);
@@ -351,6 +375,16 @@ impl Fetcher {
 
     /// Gives up streams that do not answer.
     pub(super) fn on_tick(&mut self, now: Instant) {
+        let wait = self.config.max_wait + STALL;
+        let mut stalled = false;
+        for sent in self
+            .requests
+            .values_mut()
+            .filter(|sent| sent.at + wait <= now)
+        {
+            stalled |= !std::mem::replace(&mut sent.suspected, true);
+        }
+        self.suspect_if(stalled);
         let limit = self.answer_limit();
         let late = self.requests.values().find(|sent| sent.at + limit <= now);
         if let Some(stream) = late.map(|sent| sent.stream) {
@@ -419,7 +453,7 @@ impl Fetcher {
     fn identify(
         &self,
         partition: Option<&v1::TopicPartition>,
-        asked: &BTreeMap<TopicIdPartition, Asked>,
+        asked: &AskedOf,
     ) -> Option<TopicIdPartition> {
         let partition = partition?;
         let index = PartitionIndex(partition.partition);
@@ -437,7 +471,7 @@ impl Fetcher {
 /// The partition behind the last of a request: next time it is the first.
 fn request_successor(
     positions: &BTreeMap<TopicIdPartition, Position>,
-    asked: &BTreeMap<TopicIdPartition, Asked>,
+    asked: &AskedOf,
 ) -> Option<TopicIdPartition> {
     let first = asked.keys().next()?;
     let behind = (

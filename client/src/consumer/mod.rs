@@ -293,8 +293,7 @@ impl Consumer {
 
     /// Finds the positions of partitions that fell out of their log's range.
     async fn find_resets(&mut self, deadline: tokio::time::Instant) -> Result<(), ConsumeError> {
-        let mut topics: BTreeMap<(Arc<str>, TopicId), Vec<(PartitionIndex, OffsetSpec)>> =
-            BTreeMap::new();
+        let mut topics: BTreeMap<_, Vec<(PartitionIndex, OffsetSpec)>> = BTreeMap::new();
         for (id, position) in self.fetcher.positions() {
             if let Some(spec) = position.reset() {
                 let topic = (Arc::clone(position.topic()), id.topic);

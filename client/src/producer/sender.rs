@@ -27,6 +27,10 @@ pub(super) const REQUESTS_PER_BROKER_MAX: usize = 64;
 /// After so many failures in a row, the view is suspected of being behind.
 const SUSPICION_AFTER: u32 = 3;
 
+/// A request without answer for so long may mean that its broker vanished, and if the watch is with
+/// the same broker, the view stands still.
+const STALL: Duration = Duration::from_secs(1);
+
 /// What the sender is told once.
 #[derive(Debug, Clone)]
 pub(super) struct SenderSettings {
@@ -223,16 +227,31 @@ impl Sender {
             return;
         };
         sender.on_answer(now, request, answer, &mut self.finished);
-        if sender.failed_attempts() >= SUSPICION_AFTER
-            && !self.effects.contains(&Effect::SuspectView)
-        {
-            self.effects.push(Effect::SuspectView);
+        if sender.failed_attempts() >= SUSPICION_AFTER {
+            self.suspect();
         }
         self.enqueue(partition);
     }
 
+    fn suspect(&mut self) {
+        if !self.effects.contains(&Effect::SuspectView) {
+            self.effects.push(Effect::SuspectView);
+        }
+    }
+
     /// Gives up what took too long: streams that do not answer, records that are too old.
     pub(super) fn on_tick(&mut self, now: Instant) {
+        let mut stalled = false;
+        for sent in self
+            .requests
+            .values_mut()
+            .filter(|sent| sent.at + STALL <= now)
+        {
+            stalled |= !std::mem::replace(&mut sent.suspected, true);
+        }
+        if stalled {
+            self.suspect();
+        }
         let limit = self.settings.request_timeout + Duration::from_secs(2);
         let late = self.requests.values().filter(|sent| sent.at + limit <= now);
         let late: BTreeSet<u64> = late.map(|sent| sent.stream).collect();
@@ -274,6 +293,7 @@ impl Sender {
             self.timers.remove(&(at, partition));
             self.enqueue(partition);
         }
+        self.leave_fenced(now, view);
         let mut drafts: BTreeMap<NodeId, Draft> = BTreeMap::new();
         while let Some(partition) = self.queue.pop_front() {
             self.queued.remove(&partition);
@@ -281,6 +301,21 @@ impl Sender {
         }
         for draft in drafts.into_values() {
             self.send(now, draft);
+        }
+    }
+
+    /// Gives up streams to brokers that the cluster has given up. A host that vanished does not
+    /// close its connections, and its successor is known long before they time out.
+    fn leave_fenced(&mut self, now: Instant, view: &ClusterSnapshot) {
+        let gone = |node| view.brokers.get(node).is_none_or(|broker| broker.fenced);
+        let left = self
+            .links
+            .iter()
+            .filter(|(node, link)| link.in_flight() > 0 && gone(node));
+        let left: Vec<u64> = left.filter_map(|(_, link)| link.stream()).collect();
+        for stream in left {
+            self.effects.push(Effect::Close { stream });
+            self.on_stream_closed(now, stream, true, "the broker was fenced");
         }
     }
 
@@ -453,3 +488,5 @@ impl Sender {
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,10 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use ottla_client::{Client, ClientConfig, ClientError, OffsetSpec};
+use ottla_client::{
+    Client, ClientConfig, ClientError, ConsumerConfig, OffsetSpec, ProducerConfig, ProducerRecord,
+    StartPosition,
+};
 use ottla_model::{ErrorCode, NodeId, Offset, PartitionIndex};
 
 use crate::fake::FakeCluster;
@@ -100,4 +103,30 @@ async fn offsets_are_asked_of_each_partitions_leader() {
         unknown.unwrap_err().code(),
         Some(ErrorCode::UnknownTopicOrPartition)
     );
+}
+
+#[tokio::test]
+async fn every_call_can_run_in_a_task_of_its_own() {
+    let cluster = FakeCluster::with_topic(1, "t", 1);
+    let client = cluster.client().await;
+    let (admin, producer) = (client.admin(), client.producer(ProducerConfig::default()));
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    let start = vec![(PartitionIndex(0), StartPosition::Earliest)];
+    let writing = tokio::spawn(async move {
+        let delivered = producer
+            .send(ProducerRecord::new("t", "v"))
+            .await
+            .unwrap()
+            .await;
+        producer.close().await;
+        delivered.unwrap().offset
+    });
+    let reading = tokio::spawn(async move {
+        consumer.assign("t", start).await.unwrap();
+        consumer.poll(PATIENCE).await.unwrap().len()
+    });
+    let calling = tokio::spawn(async move { admin.describe_cluster().await.unwrap().cluster_id });
+    assert_eq!(writing.await.unwrap(), Offset(0));
+    assert_eq!(reading.await.unwrap(), 1);
+    assert_eq!(calling.await.unwrap(), "fake");
 }

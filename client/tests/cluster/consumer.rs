@@ -25,7 +25,7 @@ async fn produce(client: &Client, partition: i32, values: std::ops::Range<i64>) 
         let mut record = ProducerRecord::new("t", value.to_string());
         record.partition = Some(PartitionIndex(partition));
         record.timestamp = Some(TimestampMs(1_000 + value));
-        let _ = producer.send(record).await.unwrap();
+        drop(producer.send(record).await.unwrap());
     }
     timeout(PATIENCE, producer.close()).await.unwrap();
 }

@@ -13,6 +13,8 @@ pub(super) struct SentRequest {
     pub node: NodeId,
     pub stream: u64,
     pub at: Instant,
+    /// Whether its long wait was taken for a sign that the view is behind.
+    pub suspected: bool,
     /// In the order of the request.
     pub partitions: Vec<TopicIdPartition>,
 }
@@ -90,6 +92,7 @@ impl Draft {
             node: self.node,
             stream,
             at: now,
+            suspected: false,
             partitions: self.partitions,
         };
         (sent, self.request)
