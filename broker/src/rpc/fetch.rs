@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _};
 use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
 use ottla_model::error::ApiError;
@@ -14,7 +15,6 @@ use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use crate::broker::Broker;
@@ -22,30 +22,22 @@ use crate::replica::{Replica, chain};
 
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Serves one fetch stream: one response for each request, in order. Nothing is read ahead of what
-/// the consumer asked for.
+/// The most requests of one stream that are worked on at once; a consumer that sends more waits.
+const REQUESTS_AT_ONCE: usize = 16;
+
+/// Serves one fetch stream: one response for each request, as each is done, so that a partition
+/// with records does not wait behind another's long poll. Nothing is read ahead of what the
+/// consumer asked for.
 pub fn serve(
     broker: Arc<Broker>,
-    mut requests: Streaming<v1::FetchRequest>,
+    requests: Streaming<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static {
-    async_stream::stream! {
-        loop {
-            match requests.message().await {
-                Ok(Some(request)) => match fetch(&broker, &request).await {
-                    Ok(response) => yield Ok(response),
-                    Err(status) => {
-                        yield Err(status);
-                        return;
-                    }
-                },
-                Ok(None) => return,
-                Err(status) => {
-                    yield Err(status);
-                    return;
-                }
-            }
-        }
-    }
+    requests
+        .map(move |request| {
+            let broker = Arc::clone(&broker);
+            async move { fetch(&broker, &request?).await }
+        })
+        .buffer_unordered(REQUESTS_AT_ONCE)
 }
 
 /// One partition of a request, found here.
