@@ -150,13 +150,22 @@ fn node_findings(view: &ClusterView, observed: &Observed, findings: &mut Vec<Fin
         "broker",
         "not reachable at the address given to clients",
     );
+    // The broker that answered is one, even while the controllers do not know of it yet.
     missing(
         findings,
         FindingKind::MissingBrokers,
-        observed.expected_brokers,
+        observed.expected_brokers.max(1),
         view.brokers.len(),
         "brokers",
     );
+    let answering = view.answered_by;
+    if !view.brokers.is_empty() && !view.brokers.iter().any(|b| b.node_id == answering) {
+        findings.push(Finding {
+            kind: FindingKind::MissingBrokers,
+            count: 1,
+            text: format!("broker {answering}, which answered, is not registered"),
+        });
+    }
 }
 
 fn missing(
@@ -286,6 +295,7 @@ mod tests {
         let node_ids = [1, 2, 3];
         ClusterView {
             active_controller_id: Some(1),
+            answered_by: 1,
             brokers: node_ids
                 .map(|node_id| BrokerView {
                     node_id,
@@ -322,6 +332,18 @@ mod tests {
             &Observed::default(),
         );
         assert!(verdict.healthy, "{:?}", verdict.findings);
+    }
+
+    #[test]
+    fn a_cluster_whose_brokers_are_not_registered_yet_is_not_healthy() {
+        let mut cluster = view(Vec::new());
+        cluster.answered_by = 9;
+        let one = verdict(&cluster, &Observed::default());
+        assert_eq!(kinds(&one), [FindingKind::MissingBrokers]);
+        assert!(one.to_string().contains("broker 9"), "{one}");
+        cluster.brokers.clear();
+        let none = verdict(&cluster, &Observed::default());
+        assert_eq!(kinds(&none), [FindingKind::MissingBrokers]);
     }
 
     #[test]
