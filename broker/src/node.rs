@@ -270,7 +270,7 @@ impl Starter {
             clock: context.clock,
             image,
             manager,
-            producer_ids: ProducerIds::new(Arc::clone(&controllers), Arc::clone(&registration)),
+            producer_ids: ProducerIds::new(),
             controllers,
             registration,
             leader_links,
@@ -347,6 +347,7 @@ impl Starter {
             Arc::clone(&broker.controllers),
             Arc::clone(&broker.registration),
         )));
+        spawn(self.runtime.spawn(keep_producer_ids(Arc::clone(broker))));
         spawn(self.runtime.spawn(tick(Arc::clone(broker))));
         spawn(self.runtime.spawn(retention(Arc::clone(broker))));
         spawn(self.runtime.spawn(set_strays_aside(Arc::clone(broker))));
@@ -355,6 +356,14 @@ impl Starter {
                 .spawn(report_health(Arc::clone(broker), self.health.clone())),
         );
     }
+}
+
+async fn keep_producer_ids(broker: Arc<Broker>) {
+    let (controllers, registration) = (&broker.controllers, &broker.registration);
+    broker
+        .producer_ids
+        .run(Arc::clone(controllers), Arc::clone(registration))
+        .await;
 }
 
 async fn tick(broker: Arc<Broker>) {

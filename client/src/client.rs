@@ -118,7 +118,7 @@ impl Client {
         &self,
     ) -> Result<(ProducerId, ProducerEpoch), ClientError> {
         let response = Call::new(self, "taking a producer id")
-            .run(|connections, endpoint| async move {
+            .run(|connections, endpoint, _| async move {
                 let mut client = connections.log(&endpoint)?;
                 let response = client.init_producer_id(v1::InitProducerIdRequest {}).await;
                 Ok(response

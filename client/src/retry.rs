@@ -43,9 +43,11 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Runs the call. Each attempt is told how long it has: it says so to the broker, which can
+    /// then answer in time why it could not.
     pub(crate) async fn run<T, F, Fut>(self, attempt: F) -> Result<T, ClientError>
     where
-        F: Fn(Arc<Connections>, String) -> Fut,
+        F: Fn(Arc<Connections>, String, Duration) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
     {
         let config = self.client.config();
@@ -63,10 +65,8 @@ impl<'a> Call<'a> {
                     return Err(progress.into_error(self.what, limit));
                 }
                 let connections = Arc::clone(self.client.connections());
-                let answer = timeout(
-                    left.min(per_attempt),
-                    attempt(connections, endpoint.clone()),
-                );
+                let limit = left.min(per_attempt);
+                let answer = timeout(limit, attempt(connections, endpoint.clone(), limit));
                 let failure = match answer.await {
                     Ok(Ok(value)) => return Ok(value),
                     Ok(Err(failure)) => failure,

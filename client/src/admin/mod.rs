@@ -170,7 +170,7 @@ impl Admin {
     /// The cluster as one broker sees it now.
     pub async fn describe_cluster(&self) -> Result<v1::ClusterView, ClientError> {
         Call::new(&self.client, "describing the cluster")
-            .run(|connections, endpoint| async move {
+            .run(|connections, endpoint, _| async move {
                 let mut client = connections.cluster(&endpoint)?;
                 let request = v1::DescribeClusterRequest::default();
                 let response = client.describe_cluster(request).await;
@@ -272,8 +272,8 @@ impl Admin {
         F: Fn(AdminServiceClient<Channel>, Request<R>) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let (limit, send) = (self.client.config().request_timeout, &send);
-        call.run(|connections, endpoint| {
+        let send = &send;
+        call.run(|connections, endpoint, limit| {
             let mut request = Request::new(request.clone());
             request.set_timeout(limit);
             async move {
