@@ -174,14 +174,18 @@ def main():
     for story in STORIES:
         if arguments.stories and story.__name__ not in arguments.stories:
             continue
-        with tempfile.TemporaryDirectory(prefix="ottla-faults-") as directory:
-            cluster = Cluster(ottla, Path(directory))
-            try:
-                cluster.run("topic", "create", TOPIC, "--partitions", "12",
-                            "--replication-factor", "3")
-                story(cluster)
-            finally:
-                cluster.stop()
+        # Kept after a failure: the nodes' logs tell what happened.
+        directory = Path(tempfile.mkdtemp(prefix="ottla-faults-"))
+        cluster = Cluster(ottla, directory)
+        try:
+            cluster.run("topic", "create", TOPIC, "--partitions", "12", "--replication-factor", "3")
+            story(cluster)
+        except BaseException:
+            print(f"the cluster's directory is kept: {directory}")
+            raise
+        finally:
+            cluster.stop()
+        shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ mod threads;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ottla_broker::identity::BrokerIdentity;
 use ottla_broker::listener::{self, PortPurpose};
@@ -281,7 +282,24 @@ fn one_line(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn millis(duration: std::time::Duration) -> i64 {
+/// How long a node waits for its directory and its ports. The threads of a process that was killed
+/// a moment ago still hold them for a little while.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// Tries until it succeeds or the patience ends.
+async fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, NodeError> {
+    let deadline = tokio::time::Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(NodeError(error)),
+            Err(_) => tokio::time::sleep(PREDECESSOR_PAUSE).await,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -309,7 +327,7 @@ fn internal_purpose() -> PortPurpose {
     }
 }
 
-fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, NodeError> {
+fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, String> {
     let listener = listener::bind(address).map_err(|error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -321,9 +339,7 @@ fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, No
             std::io::ErrorKind::PermissionDenied => "choose a port above 1023",
             _ => "choose another address",
         };
-        NodeError(format!(
-            "cannot listen on {address} ({key}): {error}; {remedy}"
-        ))
+        format!("cannot listen on {address} ({key}): {error}; {remedy}")
     })?;
     Ok(Port { listener, purpose })
 }

@@ -90,6 +90,8 @@ impl Worker {
     /// Returns the term once this node leads and everything of earlier terms is applied.
     async fn stand_by(&mut self) -> Option<u64> {
         loop {
+            // The last word of a consensus that has ended may still be that this node leads.
+            self.status.has_changed().ok()?;
             let status = *self.status.borrow_and_update();
             let applied = self.current.borrow_and_update().applied;
             // The first entry of a term is its leader's own, so everything before it is applied.
@@ -260,7 +262,9 @@ impl Worker {
                     let bytes = entry.len();
                     let error = ApiError::new(
                         ErrorCode::RecordListTooLarge,
-                        format!("the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"),
+                        format!(
+                            "the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"
+                        ),
                     );
                     refuse(chunk.parked, &error);
                     refuse_all(chunks, &too_late());

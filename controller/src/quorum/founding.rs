@@ -110,7 +110,10 @@ impl Founding {
     ) -> String {
         let me = self.guard.identity().node_id;
         let missing: BTreeSet<_> = self.peers.others().collect();
-        let missing: Vec<_> = missing.iter().filter(|id| !answers.contains_key(id)).collect();
+        let missing: Vec<_> = missing
+            .iter()
+            .filter(|id| !answers.contains_key(id))
+            .collect();
         let taken = answers
             .iter()
             .find(|(_, answer)| answer.has_state || !answer.cluster_id.is_empty());

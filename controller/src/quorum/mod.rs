@@ -121,7 +121,9 @@ impl Quorum {
     pub async fn hand_over(&self, patience: Duration) {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let me = raft_id(self.guard.identity().node_id);
-        let Some(replication) = metrics.replication.filter(|_| self.status.borrow().is_leader)
+        let Some(replication) = metrics
+            .replication
+            .filter(|_| self.status.borrow().is_leader)
         else {
             return;
         };

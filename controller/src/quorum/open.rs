@@ -211,4 +211,3 @@ fn note_status(raft: &Raft, guard: &Guard, sender: &watch::Sender<QuorumStatus>)
     guard.set_registered(registered);
     sender.send_if_modified(|current| std::mem::replace(current, status) != status);
 }
-

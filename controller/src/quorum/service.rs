@@ -175,9 +175,7 @@ impl RaftService for RaftHandler {
         let message = request.into_inner();
         self.guard.check(message.envelope.as_ref())?;
         let body = match decode(&message.body)? {
-            PreVoteBody::Vote(vote) => {
-                encode(&self.raft.pre_vote(vote).await.map_err(stopped)?)?
-            }
+            PreVoteBody::Vote(vote) => encode(&self.raft.pre_vote(vote).await.map_err(stopped)?)?,
             ask @ PreVoteBody::LeaderGone { .. } => encode(&self.would_replace(&ask).await)?,
         };
         Ok(Response::new(v1::PreVoteResponse { body }))
@@ -215,7 +213,9 @@ impl RaftService for RaftHandler {
         self.guard.check(message.envelope.as_ref())?;
         let transfer = decode(&message.body)?;
         let handled = self.raft.handle_transfer_leader(transfer).await;
-        handled.map_err(stopped)?.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        handled
+            .map_err(stopped)?
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(v1::TransferLeaderResponse {}))
     }
 
@@ -223,12 +223,15 @@ impl RaftService for RaftHandler {
         &self,
         request: Request<v1::GreetRequest>,
     ) -> Result<Response<v1::GreetResponse>, Status> {
-        self.guard.check_greeting(request.into_inner().envelope.as_ref())?;
+        self.guard
+            .check_greeting(request.into_inner().envelope.as_ref())?;
         let identity = self.guard.identity();
         Ok(Response::new(v1::GreetResponse {
             node_id: identity.node_id.0,
             directory_id: identity.directory_id.as_bytes().to_vec().into(),
-            cluster_id: identity.cluster_id().map_or(String::new(), |id| id.to_string()),
+            cluster_id: identity
+                .cluster_id()
+                .map_or(String::new(), |id| id.to_string()),
             has_state: !self.store.is_empty() || self.status.borrow().has_members,
         }))
     }
@@ -250,11 +253,15 @@ async fn receive_parts(
     let mut next = Some(first);
     while let Some(message) = next {
         if crc32c::crc32c(&message.part) != message.crc {
-            return Err(Status::data_loss("a part of a snapshot was damaged on its way"));
+            return Err(Status::data_loss(
+                "a part of a snapshot was damaged on its way",
+            ));
         }
         image.extend_from_slice(&message.part);
         if image.len() as u64 > head.bytes {
-            return Err(Status::invalid_argument("a snapshot is longer than announced"));
+            return Err(Status::invalid_argument(
+                "a snapshot is longer than announced",
+            ));
         }
         next = messages.message().await?;
     }

@@ -15,7 +15,10 @@ fn a_cluster_is_founded_once_every_controller_is_present() {
     cluster.start(3);
     cluster.wait_founded();
     let ids: Vec<_> = (1..=3).map(|id| cluster.status(id).cluster_id).collect();
-    assert!(ids.iter().all(|id| *id == ids[0] && id.is_some()), "{ids:?}");
+    assert!(
+        ids.iter().all(|id| *id == ids[0] && id.is_some()),
+        "{ids:?}"
+    );
     for id in 1..=3 {
         let node = cluster.running[&id].node();
         let image = node.feed().current().image;

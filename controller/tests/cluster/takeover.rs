@@ -22,7 +22,9 @@ fn a_killed_active_controller_is_replaced_at_once_and_catches_up_when_it_is_back
         let begun = Instant::now();
         cluster.kill(killed);
         let next = cluster.wait_active();
-        let answer = wait_for("a decision", || cluster.delete_missing_topic(next, 1_000).ok());
+        let answer = wait_for("a decision", || {
+            cluster.delete_missing_topic(next, 1_000).ok()
+        });
         waits.push(begun.elapsed());
         assert!(matches!(answer.response, Some(Answer::Error(_))));
         assert_ne!(next, killed);
