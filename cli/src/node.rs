@@ -65,18 +65,13 @@ struct Port {
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        let lock = DirectoryLock::take(&config.data_dir).map_err(NodeError)?;
-        let internal = bind(
-            config.listen.internal,
-            "listen.internal",
-            internal_purpose(),
-        )?;
+        let lock = patiently(|| DirectoryLock::take(&config.data_dir)).await?;
+        let listen = config.listen;
+        let internal = || bind(listen.internal, "listen.internal", internal_purpose());
+        let internal = patiently(internal).await?;
+        let client = || bind(listen.client, "listen.client", client_purpose());
         let client = match config.roles.broker {
-            true => Some(bind(
-                config.listen.client,
-                "listen.client",
-                client_purpose(),
-            )?),
+            true => Some(patiently(client).await?),
             false => None,
         };
         let failed = watch::channel(None).0;
