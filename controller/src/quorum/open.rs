@@ -168,6 +168,8 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {
         election_timeout_min: millis(config.election_timeout_min),
         election_timeout_max: millis(config.election_timeout_max),
         enable_pre_vote: Some(true),
+        // A leader that comes back asks for votes again: others may lead by now.
+        enable_leader_restore: Some(false),
         // Snapshots and purging are decided in `snapshots`, by bytes too, and keep what the
         // snapshot before the newest needs.
         snapshot_policy: SnapshotPolicy::Never,

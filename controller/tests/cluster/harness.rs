@@ -105,6 +105,13 @@ pub struct Cluster {
 impl Cluster {
     /// Three controllers, none of which runs yet.
     pub fn of_three() -> Cluster {
+        // `RUST_LOG` shows what the nodes do.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let shown = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_thread_names(true)
+            .with_test_writer();
+        drop(shown.try_init());
         let voter = |id| Voter {
             node_id: NodeId(id),
             internal_endpoint: Endpoint::new("127.0.0.1", free_port()),
@@ -174,7 +181,8 @@ impl Cluster {
         wait_for("the cluster to be founded", || {
             let founded = |running: &Running| {
                 let image = running.node().feed().current().image;
-                image.cluster_id.is_some() && image.controllers.len() == 3
+                let known = running.node().status().borrow().cluster_id.is_some();
+                known && image.controllers.len() == 3
             };
             self.running.values().all(founded).then_some(())
         });
