@@ -45,12 +45,8 @@ impl HistoryObject {
             R::ControllerRegistered(record) => HistoryObject::Node(record.controller),
             R::TopicCreated(record) => HistoryObject::Topic(record.topic),
             R::TopicDeleted(record) => HistoryObject::Topic(record.topic),
-            R::PartitionCreated(record) => {
-                HistoryObject::Partition(record.topic, record.partition)
-            }
-            R::PartitionChanged(record) => {
-                HistoryObject::Partition(record.topic, record.partition)
-            }
+            R::PartitionCreated(record) => HistoryObject::Partition(record.topic, record.partition),
+            R::PartitionChanged(record) => HistoryObject::Partition(record.topic, record.partition),
             R::ConfigChanged(record) => match &record.resource {
                 ConfigResource::Topic(topic) => HistoryObject::Topic(*topic),
                 ConfigResource::Cluster => HistoryObject::Cluster,
@@ -187,12 +183,7 @@ impl History {
     }
 }
 
-fn run(
-    dir: &Path,
-    retention_ms: i64,
-    shared: &Mutex<Option<Rows>>,
-    receiver: &Receiver<Work>,
-) {
+fn run(dir: &Path, retention_ms: i64, shared: &Mutex<Option<Rows>>, receiver: &Receiver<Work>) {
     *shared.lock() = open_or_set_aside(dir);
     while let Ok(work) = receiver.recv() {
         match work {

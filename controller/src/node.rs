@@ -88,7 +88,12 @@ impl ControllerNode {
         );
         decision_runtime.spawn(worker.run());
         let (sender, status) = watch::channel(ControllerStatus::default());
-        let following = follow(Arc::clone(&identity), Arc::clone(&feed), quorum.status(), sender);
+        let following = follow(
+            Arc::clone(&identity),
+            Arc::clone(&feed),
+            quorum.status(),
+            sender,
+        );
         raft_runtime.spawn(following);
         let timings = Timings {
             beat_interval: config.beat_interval,
@@ -212,7 +217,10 @@ fn make_dir(disk: &Arc<dyn Disk>, data_dir: &Path, dir: &Path) -> Result<(), Sta
     let make = || {
         disk.create_dir_all(dir)?;
         disk.sync_dir(data_dir)?;
-        match data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        match data_dir
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             Some(parent) => disk.sync_dir(parent),
             None => Ok(()),
         }
@@ -225,9 +233,7 @@ fn make_dir(disk: &Arc<dyn Disk>, data_dir: &Path, dir: &Path) -> Result<(), Sta
 }
 
 /// A thread with a runtime of its own, which ends when the sender is dropped.
-fn spawn_runtime(
-    name: &str,
-) -> Result<(tokio::runtime::Handle, oneshot::Sender<()>), StartError> {
+fn spawn_runtime(name: &str) -> Result<(tokio::runtime::Handle, oneshot::Sender<()>), StartError> {
     let failed = |source| StartError::Io {
         action: "start a thread for",
         path: name.into(),

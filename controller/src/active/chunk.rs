@@ -33,10 +33,9 @@ impl Chunks {
     /// which those may be.
     pub fn add(&mut self, mut records: Vec<MetadataRecord>, parked: Option<Parked>) {
         self.records += records.len();
-        let fits = self
-            .chunks
-            .last()
-            .is_some_and(|last| last.records.len() + records.len() <= METADATA_RECORDS_PER_ENTRY_MAX);
+        let fits = self.chunks.last().is_some_and(|last| {
+            last.records.len() + records.len() <= METADATA_RECORDS_PER_ENTRY_MAX
+        });
         if !fits {
             self.chunks.push(Chunk::default());
         }

@@ -25,7 +25,10 @@ const QUEUE_MAX: usize = 1_024;
 #[derive(Debug)]
 pub enum Change {
     /// Entries, by their first index and their frames.
-    Append { first: u64, frames: Vec<Bytes> },
+    Append {
+        first: u64,
+        frames: Vec<Bytes>,
+    },
     Vote(Vote),
     Committed(Option<LogId>),
     Truncate(Option<LogId>),

@@ -382,7 +382,11 @@ async fn send_parts(
             Ok(Ok(())) if !rest.is_empty() => {}
             // A call that ended early has its own answer.
             Ok(_) => return Ok(()),
-            Err(_) => return Err(Status::deadline_exceeded("a part of a snapshot was not taken")),
+            Err(_) => {
+                return Err(Status::deadline_exceeded(
+                    "a part of a snapshot was not taken",
+                ));
+            }
         }
     }
 }

@@ -66,7 +66,9 @@ impl SnapshotDir {
             .last_log_id
             .as_ref()
             .map_or((0, 0), |log_id| (log_id.index, log_id.leader_id.term));
-        let path = self.dir.join(format!("snapshot-{index:020}-{term:020}.bin"));
+        let path = self
+            .dir
+            .join(format!("snapshot-{index:020}-{term:020}.bin"));
         let temporary = self.dir.join("snapshot.tmp");
         let bytes = encode(snapshot)?;
         let file = self.disk.open(&temporary, OpenMode::CreateEmpty)?;

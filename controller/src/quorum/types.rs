@@ -110,8 +110,3 @@ pub fn raft_id(node: NodeId) -> u64 {
 pub fn node_id(raft: u64) -> NodeId {
     NodeId(i32::try_from(raft).unwrap_or(i32::MAX))
 }
-
-/// The term of a log id.
-pub fn term_of(log_id: &LogId) -> u64 {
-    log_id.leader_id.term
-}

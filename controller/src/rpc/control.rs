@@ -138,9 +138,8 @@ async fn converse(
     responses: &Responses,
     broker: &Registered,
 ) -> Result<(), Last> {
-    let millis = |duration: std::time::Duration| {
-        u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
-    };
+    let millis =
+        |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     let registered = v1::Registered {
         broker_epoch: broker.epoch.0,
         beat_interval_ms: millis(handler.timings.beat_interval),

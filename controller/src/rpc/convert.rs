@@ -156,9 +156,8 @@ pub fn producer_ids(reply: Reply) -> Converted<v1::AllocateProducerIdsResponse> 
 }
 
 fn name(text: String) -> Converted<TopicName> {
-    TopicName::new(text).map_err(|error| {
-        ApiError::new(ErrorCode::InvalidTopic, error.to_string()).in_field("name")
-    })
+    TopicName::new(text)
+        .map_err(|error| ApiError::new(ErrorCode::InvalidTopic, error.to_string()).in_field("name"))
 }
 
 fn configs(wire: Vec<v1::ConfigEntry>) -> Vec<(String, String)> {
@@ -282,8 +281,7 @@ pub fn elect_leaders(wire: v1::ElectLeadersRequest, image: &MetadataImage) -> Co
         }
         let known = image.topic_by_name(&topic).ok_or_else(|| {
             let message = format!("topic {topic} does not exist");
-            ApiError::new(ErrorCode::UnknownTopicOrPartition, message)
-                .in_field("partitions.topic")
+            ApiError::new(ErrorCode::UnknownTopicOrPartition, message).in_field("partitions.topic")
         })?;
         Ok(TopicIdPartition::new(known.id, PartitionIndex(partition)))
     };

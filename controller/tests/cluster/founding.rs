@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use ottla_controller::FatalError;
 
-use crate::harness::{Cluster, wait_for};
+use crate::harness::{Cluster, holds_for, wait_for};
 
 #[test]
 fn a_cluster_is_founded_once_every_controller_is_present() {
@@ -10,12 +10,16 @@ fn a_cluster_is_founded_once_every_controller_is_present() {
     cluster.start(1);
     cluster.start(2);
     // Two of three are a majority, but not everyone.
-    std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(cluster.status(1).active_id, None);
+    holds_for(Duration::from_millis(700), || {
+        cluster.status(1).active_id.is_none()
+    });
     cluster.start(3);
     cluster.wait_founded();
     let ids: Vec<_> = (1..=3).map(|id| cluster.status(id).cluster_id).collect();
-    assert!(ids.iter().all(|id| *id == ids[0] && id.is_some()), "{ids:?}");
+    assert!(
+        ids.iter().all(|id| *id == ids[0] && id.is_some()),
+        "{ids:?}"
+    );
     for id in 1..=3 {
         let node = cluster.running[&id].node();
         let image = node.feed().current().image;

@@ -249,3 +249,12 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Checks that something stays true; what must not happen can only be waited for.
+pub fn holds_for(duration: Duration, mut check: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < duration {
+        assert!(check(), "it stopped being so after {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -14,7 +14,6 @@ use crate::harness::{Cluster, free_port, wait_for};
 
 /// A broker as far as its control stream goes.
 pub struct FakeBroker {
-    pub epoch: i64,
     beats: mpsc::Sender<v1::ControlRequest>,
     responses: Streaming<v1::ControlResponse>,
 }
@@ -53,11 +52,8 @@ impl FakeBroker {
             let Some(FromController::Registered(registered)) = answer.message else {
                 panic!("not registered: {answer:?}");
             };
-            FakeBroker {
-                epoch: registered.broker_epoch,
-                beats,
-                responses,
-            }
+            assert!(registered.broker_epoch > 0 && registered.beat_interval_ms > 0);
+            FakeBroker { beats, responses }
         })
     }
 

@@ -39,7 +39,9 @@ fn watch(cluster: &Cluster, id: i32, from: i64, end: i64) -> (MetadataImage, boo
                     assert_eq!(records.base_offset, image.offset.0);
                     let mut delta = MetadataDelta::new(Arc::clone(&image));
                     for bytes in records.records {
-                        delta.replay(&MetadataRecord::decode(&bytes).unwrap()).unwrap();
+                        delta
+                            .replay(&MetadataRecord::decode(&bytes).unwrap())
+                            .unwrap();
                     }
                     image = Arc::new(delta.apply());
                 }

@@ -23,7 +23,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let config = small_files();
-        let store = LogStore::open(Arc::clone(&disk), None, &dir.path().join("log"), config).unwrap();
+        let store =
+            LogStore::open(Arc::clone(&disk), None, &dir.path().join("log"), config).unwrap();
         let snapshots = SnapshotDir::open(disk, dir.path().join("snapshots")).unwrap();
         let feed = Arc::new(Feed::new(1 << 20));
         let history = History::open(&dir.path().join("history"), i64::MAX);
