@@ -195,3 +195,6 @@ fn refused(forward: &ForwardToLeader<TypeConfig>) -> ProposeError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
