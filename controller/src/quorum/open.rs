@@ -22,7 +22,7 @@ use super::network::Peers;
 use super::service::RaftHandler;
 use super::snapshot_file::{SnapshotDir, StoredSnapshot};
 use super::snapshots::SnapshotKeeper;
-use super::state_machine::StateMachine;
+use super::state_machine::{SinceSnapshot, StateMachine};
 use super::status::StatusFollower;
 use super::types::{Raft, raft_id};
 use crate::config::QuorumConfig;
@@ -73,9 +73,11 @@ impl Quorum {
             path: dir.join("snapshots"),
             what: error.to_string(),
         };
-        let machine = StateMachine::open(snapshots.clone(), newest, feed, history);
+        let since = SinceSnapshot::new(config.snapshot_entries, config.snapshot_bytes);
+        let since = Arc::new(since);
+        let machine =
+            StateMachine::open(snapshots.clone(), newest, feed, history, Arc::clone(&since));
         let machine = machine.map_err(damaged)?;
-        let since = machine.since_snapshot();
         let endpoints: BTreeMap<NodeId, Endpoint> = config
             .voters
             .iter()
@@ -91,8 +93,6 @@ impl Quorum {
             store: store.clone(),
             snapshots,
             since,
-            entries_max: config.snapshot_entries,
-            bytes_max: config.snapshot_bytes,
         };
         let (follower, status) =
             StatusFollower::new(&raft, Arc::clone(&guard), config.election_timeout_max * 2);

@@ -124,6 +124,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn what_was_committed_survives_any_crash() {
+    let mut purged = 0;
     for seed in 0..12_u64 {
         let node = Node::new();
         let mut committed = 0;
@@ -136,7 +137,7 @@ fn what_was_committed_survives_any_crash() {
                 let offset = running.feed.current().image.offset.0;
                 assert!(offset >= committed, "seed {seed} life {life}: {offset}");
                 node.disk
-                    .lose_power_after(40 + (seed * 37 + life * 11) % 90);
+                    .lose_power_after(40 + (seed * 37 + life * 11) % 200);
                 loop {
                     number += 1;
                     match running.propose(topic(number)).await {
@@ -145,12 +146,14 @@ fn what_was_committed_survives_any_crash() {
                         Err(_) => break,
                     }
                 }
+                purged += u64::from(running.quorum.member.store.purged().is_some());
             });
             drop(runtime);
             wait_until_free(&node);
             node.disk.crash_keeping_some(seed * 7 + life);
         }
     }
+    assert!(purged > 0, "no run went past a snapshot");
 }
 
 /// The writer's thread ends a moment after its last handle is gone.
