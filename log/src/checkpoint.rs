@@ -182,3 +182,70 @@ impl Reader<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Checkpoint {
+        let id = TopicIdPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(2));
+        let log = Physical {
+            log_start: Offset(3),
+            end: Offset(9),
+            epochs: Epochs::from_entries(vec![(LeaderEpoch(1), Offset(3))]),
+            segments: vec![Segment {
+                bytes: 500,
+                last_batch_at: 400,
+                first_timestamp: TimestampMs(10),
+                max_timestamp: TimestampMs(11),
+                ..Segment::new(1, Offset(0))
+            }],
+            applied: WalPosition(64),
+            ..Physical::empty(Offset(9))
+        };
+        Checkpoint {
+            position: WalPosition(48),
+            logs: BTreeMap::from([(id, log)]),
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_checkpoint_never_change() {
+        let bytes = example().encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = [
+            "4f54434b00000001",
+            "0000000000000030",
+            "00000001",
+            "07070707070707070707070707070707",
+            "00000002",
+            "0000000000000040",
+            "0000000000000003",
+            "0000000000000009",
+            "00000001",
+            "00000001",
+            "0000000000000003",
+            "00000001",
+            "0000000000000000",
+            "00000000000001f4",
+            "0000000000000190",
+            "000000000000000a",
+            "000000000000000b",
+        ]
+        .concat();
+        assert_eq!(hex[..hex.len() - 8], expected);
+        let read = Checkpoint::decode(&bytes, &mut || 1).unwrap();
+        assert_eq!(read.encode(), bytes);
+    }
+
+    #[test]
+    fn a_checkpoint_with_any_byte_changed_or_missing_is_none() {
+        let bytes = example().encode();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert!(Checkpoint::decode(&changed, &mut || 1).is_none(), "{at}");
+            assert!(Checkpoint::decode(&bytes[..at], &mut || 1).is_none());
+        }
+    }
+}

@@ -85,7 +85,6 @@ pub(crate) struct Shared {
     pub applied: AtomicU64,
     /// The journal may be trimmed up to here.
     pub trim_to: AtomicU64,
-    pub journal_end: AtomicU64,
     pub cached_bytes: AtomicU64,
     pub counters: Counters,
     failure: OnceLock<LogError>,
@@ -120,7 +119,6 @@ impl Shared {
             catalog: Mutex::default(),
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
-            journal_end: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
             counters: Counters::default(),
             failure: OnceLock::new(),

@@ -15,6 +15,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::error::{IoContext as _, LogError};
 pub use real::RealDisk;
 pub use sim::SimDisk;
 
@@ -67,6 +68,34 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the written bytes and the length durable.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Creates a directory, and those it lies in as far as they are missing, so that a crash cannot
+/// take it away again.
+pub(crate) fn create_dir_durably(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+    let mut created = Vec::new();
+    let mut at = Some(dir);
+    while let Some(missing) = at {
+        if disk.exists(missing).or_log("look for", missing)? {
+            break;
+        }
+        created.push(missing);
+        at = missing.parent();
+    }
+    disk.create_dir_all(dir).or_log("create", dir)?;
+    // An earlier start may have created it and died before it could sync.
+    created.push(dir);
+    for dir in created {
+        if let Some(parent) = dir.parent() {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            disk.sync_dir(parent).or_log("sync", parent)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

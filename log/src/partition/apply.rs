@@ -113,9 +113,11 @@ impl PartitionLog {
         let path = log_path(&self.dir, base);
         let handles = &self.shared.handles;
         let file = handles.file(serial, &path, OpenMode::Existing)?;
-        self.shared.mark_file(serial, &path);
         let parts: Vec<_> = run.parts.iter().map(|part| IoSlice::new(part)).collect();
         file.write_at(&parts, at).or_log("write", &path)?;
+        // Marked behind the write, so that a checkpoint that takes the mark syncs these bytes, and
+        // before they are published, so that one that vouches for them finds it.
+        self.shared.mark_file(serial, &path);
         let mut state = self.lock();
         let physical = &mut state.physical;
         if let Some(active) = physical.segments.last_mut() {
@@ -263,8 +265,8 @@ impl PartitionLog {
         let path = log_path(&self.dir, base);
         let handles = &self.shared.handles;
         let file = handles.file(serial, &path, OpenMode::Existing)?;
-        self.shared.mark_file(serial, &path);
         file.set_len(bytes).or_log("cut", &path)?;
+        self.shared.mark_file(serial, &path);
         self.discard_indexes(base)
     }
 

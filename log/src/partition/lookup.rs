@@ -69,7 +69,6 @@ impl PartitionLog {
     }
 
     /// Segments that may hold such a record, and batches in memory behind them that do.
-    #[expect(clippy::type_complexity)]
     fn candidates(
         &self,
         timestamp: TimestampMs,

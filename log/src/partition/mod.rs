@@ -163,6 +163,7 @@ impl PartitionLog {
     /// Removes everything at and above `to`. A batch that contains `to` goes whole, so the log may
     /// end below it. May read a few blocks from disk.
     pub fn truncate(&self, to: Offset) -> Result<(), LogError> {
+        let to = to.max(Offset::ZERO);
         loop {
             let (boundary, cuts) = self.boundary(to).map_err(|source| LogError::Read {
                 id: self.id,
@@ -191,6 +192,7 @@ impl PartitionLog {
 
     /// Drops everything; the log continues at `offset`.
     pub fn restart_at(&self, offset: Offset) -> Result<(), LogError> {
+        let offset = offset.max(Offset::ZERO);
         let mut state = self.lock_present()?;
         self.enqueue(Op::Restart(offset), None)?;
         let bytes = state.restart(offset);
@@ -264,12 +266,14 @@ impl PartitionLog {
         self.shared.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Drops batches from memory that end at or below `to` and are in segments.
-    pub(crate) fn evict(&self, to: Offset) {
+    /// Drops batches from memory that end at or below `to` and are in segments, until `enough`
+    /// bytes are gone. Whether more could go.
+    pub(crate) fn evict(&self, to: Offset, enough: u64) -> bool {
         let mut state = self.state.lock();
         let to = to.min(state.disk_end);
-        let bytes = state.tail.evict(to);
+        let (bytes, more) = state.tail.evict(to, enough);
         self.uncache(bytes);
+        more
     }
 
     /// The base of the batch that holds `to`, or `to` itself if no batch does; and how often the

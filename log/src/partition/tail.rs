@@ -71,16 +71,24 @@ impl Tail {
         bytes
     }
 
-    /// Drops batches that end at or below `to`, oldest first; returns how many bytes that were.
-    pub fn evict(&mut self, to: Offset) -> u64 {
+    /// Drops batches that end at or below `to`, oldest first, until `enough` bytes are gone;
+    /// returns how many are, and whether more could go.
+    pub fn evict(&mut self, to: Offset, enough: u64) -> (u64, bool) {
         let mut bytes = 0;
-        while let Some(first) = self.batches.pop_front_if(|batch| batch.meta.next <= to) {
+        while bytes < enough {
+            let Some(first) = self.batches.pop_front_if(|batch| batch.meta.next <= to) else {
+                break;
+            };
             bytes += first.meta.size as u64;
         }
         if self.batches.is_empty() {
             self.batches.shrink_to_fit();
         }
-        bytes
+        let more = self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.meta.next <= to);
+        (bytes, more)
     }
 
     /// Bytes of batches at and above `from`.

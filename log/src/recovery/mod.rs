@@ -13,7 +13,7 @@ use ottla_model::{Offset, TopicIdPartition};
 use parking_lot::Mutex;
 
 use crate::checkpoint::Checkpoint;
-use crate::disk::Disk;
+use crate::disk::{Disk, create_dir_durably};
 use crate::entry::{Op, decode, encode};
 use crate::error::{IoContext as _, LogError};
 use crate::partition::{PartitionLog, Physical};
@@ -51,22 +51,17 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
         return Err(LogError::corrupt(&root.join("checkpoint"), 0, what));
     }
     shared.trim_to.store(position.0, Ordering::Release);
-    shared.journal_end.store(wal.end().0, Ordering::Release);
     for (id, folded) in std::mem::take(&mut fold.ended) {
         end_log(shared, id, folded)?;
     }
     let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
+    quarantine(shared, &damaged)?;
     set_strays_aside(shared, &logs)?;
     restart_damaged(&mut wal, &damaged)?;
-    let mut recovered = Recovered {
-        logs,
-        damaged: Vec::new(),
-        wal,
-    };
-    quarantine(shared, damaged, &mut recovered)?;
+    let mut recovered = Recovered { wal, logs, damaged };
+    add_empty(shared, &mut recovered);
     let end = recovered.wal.end().0;
     shared.applied.store(end, Ordering::Release);
-    shared.journal_end.store(end, Ordering::Release);
     let catalog = recovered.logs.clone();
     *shared.catalog.lock() = catalog;
     Ok(recovered)
@@ -89,13 +84,9 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         &dirs.quarantine,
         &dirs.discarded,
     ] {
-        disk.create_dir_all(dir).or_log("create", dir)?;
+        create_dir_durably(&**disk, dir)?;
     }
-    disk.sync_dir(&dirs.root).or_log("sync", &dirs.root)?;
-    match dirs.root.parent() {
-        Some(parent) => disk.sync_dir(parent).or_log("sync", parent),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
@@ -177,6 +168,24 @@ fn rebuild_all(
     }
 }
 
+/// Moves the files of damaged logs aside, durably: what begins in their place must not be taken
+/// for them.
+fn quarantine(shared: &Shared, damaged: &Damaged) -> Result<(), LogError> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let dirs = &shared.dirs;
+    for (id, why) in damaged {
+        let target = free_name(shared, &dirs.quarantine, &id.to_string())?;
+        shared.move_away(&dirs.of(*id), &target)?;
+        tracing::error!(%id, why, kept = %target.display(), "a log is damaged; it begins empty");
+    }
+    for dir in [&dirs.quarantine, &dirs.partitions] {
+        shared.disk.sync_dir(dir).or_log("sync", dir)?;
+    }
+    Ok(())
+}
+
 /// Notes in the journal that damaged logs begin anew, before anything is appended to them.
 fn restart_damaged(wal: &mut Wal, damaged: &Damaged) -> Result<(), LogError> {
     for (id, _) in damaged {
@@ -186,25 +195,15 @@ fn restart_damaged(wal: &mut Wal, damaged: &Damaged) -> Result<(), LogError> {
     wal.sync()
 }
 
-/// Moves the files of damaged logs aside; the logs begin empty.
-fn quarantine(
-    shared: &Arc<Shared>,
-    damaged: Damaged,
-    recovered: &mut Recovered,
-) -> Result<(), LogError> {
-    let applied = recovered.wal.end();
-    for (id, why) in damaged {
-        let target = free_name(shared, &shared.dirs.quarantine, &id.to_string())?;
-        shared.move_away(&shared.dirs.of(id), &target)?;
-        tracing::error!(%id, why, kept = %target.display(), "a log is damaged; it begins empty");
+/// Puts an empty log in the place of each damaged one.
+fn add_empty(shared: &Arc<Shared>, recovered: &mut Recovered) {
+    for (id, _) in &recovered.damaged {
         let mut physical = Physical::empty(Offset::ZERO);
-        physical.applied = applied;
+        physical.applied = recovered.wal.end();
         let settings = shared.config.default_settings;
-        let log = PartitionLog::new(shared, id, physical, settings);
-        recovered.logs.insert(id, log);
-        recovered.damaged.push((id, why));
+        let log = PartitionLog::new(shared, *id, physical, settings);
+        recovered.logs.insert(*id, log);
     }
-    Ok(())
 }
 
 /// Moves directories aside that neither the checkpoint nor the journal knows.

@@ -57,7 +57,7 @@ pub(crate) fn check_header(header: &BatchHeader) -> Result<(), BatchError> {
     }
     let counts = header.last_offset_delta >= 0 && header.record_count >= 0;
     let offsets =
-        header.base_offset.0 >= 0 && header.base_offset.0 <= i64::MAX - i64::from(i32::MAX) - 1;
+        header.base_offset.0 >= 0 && header.base_offset.0 < i64::MAX - i64::from(i32::MAX);
     if !counts || !offsets {
         return Err(BatchError::Count {
             count: header.record_count,

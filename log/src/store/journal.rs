@@ -21,7 +21,6 @@ pub(super) struct Journal {
     pub wal: Wal,
     pub flushed: FlushObserver,
     pub fatal: FatalObserver,
-    pub wake_checkpoint: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Journal {
@@ -70,7 +69,6 @@ impl Journal {
         let mut position = self.wal.append(&parts)?;
         self.wal.sync()?;
         let end = self.wal.end();
-        self.shared.journal_end.store(end.0, Ordering::Release);
         self.count(&items);
         let flushed = tickets(&items);
         if !flushed.is_empty() && self.shared.failure().is_none() {
@@ -91,11 +89,6 @@ impl Journal {
         let limit = self.shared.config.segment_backlog_bytes;
         let group = Group { ops, end };
         drop(self.shared.lane.push_when_below(limit, group, bytes));
-        if end.0 - self.shared.trim_to.load(Ordering::Acquire)
-            >= self.shared.config.checkpoint_bytes
-        {
-            (self.wake_checkpoint)();
-        }
         Ok(())
     }
 

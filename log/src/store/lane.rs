@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use ottla_model::{Offset, TopicIdPartition};
 
+use super::maintenance::Bell;
 use crate::entry::Op;
 use crate::error::LogError;
 use crate::partition::PartitionLog;
@@ -20,15 +21,18 @@ type Appends = Vec<(Bytes, Vec<BatchMeta>)>;
 
 pub(super) struct Lane {
     shared: Arc<Shared>,
+    /// Rung when enough has been written for a checkpoint.
+    bell: Arc<Bell>,
     /// Logs in the order in which their batches reached segments, each with the offset up to which
     /// they did: the order in which memory is given up.
     oldest: VecDeque<(Arc<PartitionLog>, Offset)>,
 }
 
 impl Lane {
-    pub fn new(shared: Arc<Shared>) -> Lane {
+    pub fn new(shared: Arc<Shared>, bell: Arc<Bell>) -> Lane {
         Lane {
             shared,
+            bell,
             oldest: VecDeque::new(),
         }
     }
@@ -63,6 +67,10 @@ impl Lane {
             self.apply_to_one(ops)?;
         }
         self.shared.applied.store(group.end.0, Ordering::Release);
+        let since = group.end.0 - self.shared.trim_to.load(Ordering::Acquire);
+        if since >= self.shared.config.checkpoint_bytes {
+            self.bell.ring();
+        }
         self.evict();
         Ok(())
     }
@@ -142,10 +150,13 @@ impl Lane {
 
     fn evict(&mut self) {
         let limit = self.shared.config.cache_bytes;
-        while self.shared.cached_bytes.load(Ordering::Relaxed) > limit {
-            match self.oldest.pop_front() {
-                Some((log, to)) => log.evict(to),
-                None => return,
+        loop {
+            let cached = self.shared.cached_bytes.load(Ordering::Relaxed);
+            let Some((log, to)) = self.oldest.front().filter(|_| cached > limit) else {
+                return;
+            };
+            if !log.evict(*to, cached - limit) {
+                self.oldest.pop_front();
             }
         }
     }

@@ -78,15 +78,13 @@ impl LogStore {
         let shared = Arc::new(Shared::new(disk, dir, config));
         let Recovered { wal, logs, damaged } = recovery::recover(&shared)?;
         let bell = Arc::new(Bell::default());
-        let ring = bell.clone();
         let journal = Journal {
             shared: shared.clone(),
             wal,
             flushed,
             fatal,
-            wake_checkpoint: Arc::new(move || ring.ring()),
         };
-        let lane = Lane::new(shared.clone());
+        let lane = Lane::new(shared.clone(), bell.clone());
         let (for_maintenance, its_bell) = (shared.clone(), bell.clone());
         let threads = Threads {
             journal: spawn(dir, "log-journal", move || journal.run())?,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::files;
 use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
 use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition};
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, OpenMode, create_dir_durably};
 use crate::error::{IoContext as _, LogError};
 
 /// Where reading stands: the end of the frames so far and the CRC of the last of them.
@@ -30,12 +30,7 @@ pub(super) fn open(
     config: WalConfig,
     visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
 ) -> Result<Wal, LogError> {
-    if !disk.exists(dir).or_log("look for", dir)? {
-        disk.create_dir_all(dir).or_log("create", dir)?;
-        if let Some(parent) = dir.parent() {
-            disk.sync_dir(parent).or_log("sync", parent)?;
-        }
-    }
+    create_dir_durably(&*disk, dir)?;
     let (live, free) = files::list(&disk, dir)?;
     let id = files::load_or_create_id(&disk, dir, config.id_if_new, !live.is_empty())?;
     let mut reader = Reader {

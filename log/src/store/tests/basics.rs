@@ -40,8 +40,7 @@ fn what_was_flushed_survives_a_crash_without_a_checkpoint() {
     let log = store.get_or_create(id(1), settings()).unwrap();
     let expected = fill(&log, 0, 200);
     assert!(store.told.wait_for(id(1), 200));
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     assert_eq!(read_all(&store.get(id(1)).unwrap()).unwrap(), expected);
 }
@@ -57,8 +56,7 @@ fn the_journal_is_replayed_over_a_checkpoint() {
     wait_for_checkpoint(&store);
     expected.extend(fill(&log, 100, 150));
     assert!(store.told.wait_for(id(1), 150));
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     let log = store.get(id(1)).unwrap();
     assert_eq!(read_all(&log).unwrap(), expected);
@@ -110,8 +108,7 @@ fn a_batch_that_holds_the_cut_goes_whole() {
             wait_until_on_disk(&log);
             assert_eq!(read_all(&log).unwrap(), expected, "cut at {to}");
             assert!(store.told.wait_for(id(1), 1000));
-            disk.crash();
-            drop(store);
+            crash(&disk, store);
             let store = open(&disk);
             let log = store.get(id(1)).unwrap();
             assert_eq!(read_all(&log).unwrap(), expected, "cut at {to}, reopened");
@@ -133,11 +130,13 @@ fn a_restarted_log_continues_where_it_was_told() {
         log.read(Offset(39), Offset(100), 10),
         Err(ReadError::OutOfRange { .. })
     ));
-    let expected = fill(&log, 40, 60);
+    let expected: Vec<_> = (40..60).map(|base| batch(base, 1, 300)).collect();
+    for (ticket, batch) in (1000..).zip(&expected) {
+        log.append(ticket, batch.clone()).unwrap();
+    }
     assert_eq!(read_all(&log).unwrap(), expected);
-    assert!(store.told.wait_for(id(1), 60));
-    disk.crash();
-    drop(store);
+    assert!(store.told.wait_for(id(1), 1019));
+    crash(&disk, store);
     let log = open(&disk).get(id(1)).unwrap();
     assert_eq!(log.log_start(), Offset(40));
     assert_eq!(read_all(&log).unwrap(), expected);
@@ -173,8 +172,7 @@ fn segments_below_the_log_start_are_deleted() {
         "the batch that holds the start is whole"
     );
     assert!(store.told.wait_for(id(1), 202));
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     let log = store.get(id(1)).unwrap();
     assert_eq!(log.log_start(), Offset(101));
@@ -197,16 +195,14 @@ fn a_deleted_log_stays_deleted_and_a_new_one_begins_empty() {
         Err(LogError::Gone { .. })
     ));
     assert!(matches!(read_all(&log), Err(ReadError::Gone)));
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     assert!(store.ids().is_empty());
     let log = store.get_or_create(id(1), settings()).unwrap();
     assert_eq!(log.log_end(), Offset(0));
     let expected = fill(&log, 0, 20);
     assert!(store.told.wait_for(id(1), 20));
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     let log = store.get(id(1)).unwrap();
     assert_eq!(read_all(&log).unwrap(), expected);
@@ -226,8 +222,7 @@ fn a_log_that_is_set_aside_keeps_its_files() {
     fill(&log, 0, 10);
     let other = store.set_aside(id(1)).unwrap();
     assert_ne!(path, other);
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     assert!(store.ids().is_empty());
     let mut batches = 0;
@@ -277,8 +272,7 @@ fn open_files_stay_bounded() {
         assert!(store.stats().open_files <= 8);
     }
     wait_for_checkpoint(&store);
-    disk.crash();
-    drop(store);
+    crash(&disk, store);
     let store = open(&disk);
     for partition in 0..40 {
         assert_eq!(
@@ -366,12 +360,12 @@ fn epochs_begin_with_their_first_batch_and_go_with_it() {
     assert_eq!(log.epochs(), epochs(&[(0, 0)]));
     log.append(7, batch_at(20, 6, 1, 10, 0)).unwrap();
     assert!(store.told.wait_for(id(1), 7));
-    for crash in [true, false] {
+    for with_crash in [true, false] {
         let store = open(&disk);
         let log = store.get(id(1)).unwrap();
         assert_eq!(log.epochs(), epochs(&[(0, 0), (6, 20)]));
-        if crash {
-            disk.crash();
+        if with_crash {
+            crash(&disk, store);
         } else {
             store.shutdown().unwrap();
         }

@@ -198,7 +198,11 @@ pub(super) fn read_all(log: &PartitionLog) -> Result<Vec<Bytes>, ReadError> {
 /// Like [`read_all`], from the disk alone once the lane has followed.
 pub(super) fn wait_until_on_disk(log: &PartitionLog) {
     let deadline = Instant::now() + PATIENCE;
-    while log.lock().physical.end < log.log_end() || log.lock().pending_cuts > 0 {
+    let followed = || {
+        let state = log.lock();
+        state.physical.end == state.log_end && state.pending_cuts == 0
+    };
+    while !followed() {
         assert!(Instant::now() < deadline, "the segments do not follow");
         std::thread::yield_now();
     }
@@ -207,8 +211,8 @@ pub(super) fn wait_until_on_disk(log: &PartitionLog) {
 pub(super) fn wait_for_checkpoint(store: &LogStore) {
     let before = store.stats().checkpoints;
     let deadline = Instant::now() + PATIENCE;
-    store.request_checkpoint();
     while store.stats().checkpoints == before {
+        store.request_checkpoint();
         assert!(Instant::now() < deadline, "no checkpoint is made");
         std::thread::yield_now();
     }
@@ -216,4 +220,11 @@ pub(super) fn wait_for_checkpoint(store: &LogStore) {
 
 pub(super) fn base_of(batch: &[u8]) -> i64 {
     BatchHeader::decode(batch).unwrap().base_offset.0
+}
+
+/// The power goes: first for the store, so that nothing of it lives on behind the crash.
+pub(super) fn crash(disk: &SimDisk, store: TestStore) {
+    disk.lose_power_after(0);
+    drop(store);
+    disk.crash();
 }

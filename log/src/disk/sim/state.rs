@@ -1,91 +1,22 @@
-//! A disk in memory that forgets at a crash what was not synced, and fails when told to.
-//!
-//! Names follow a journalling file system: operations on names are pending until the directory
-//! they touch is synced; a rename becomes durable whole, with whatever came before it in the
-//! directories it touches.
+//! What a simulated disk holds: for each file and directory what is current, what is durable, and
+//! the changes between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Component, Path};
-use std::sync::Arc;
 
-use parking_lot::Mutex;
+use super::SimFile;
 
-use super::{DirEntry, Disk, DiskFile, OpenMode};
-
-const ROOT: u64 = 0;
+pub(super) const ROOT: u64 = 0;
 /// What a crash tears a write at.
 const SECTOR: usize = 512;
-const CAPACITY: u64 = 1 << 40;
-
-/// A disk in memory. Clones are the same disk.
-#[derive(Debug, Clone, Default)]
-pub struct SimDisk {
-    state: Arc<Mutex<State>>,
-}
-
-impl SimDisk {
-    pub fn new() -> SimDisk {
-        SimDisk::default()
-    }
-
-    /// The power goes: all that was not synced is lost, every open file is dead, and the disk can
-    /// be used again at once.
-    pub fn crash(&self) {
-        self.state.lock().crash(None);
-    }
-
-    /// The power goes, and of what was not synced a part survives that `seed` decides: any
-    /// subset of the writes, each whole or torn, and the first few changes of names.
-    pub fn crash_keeping_some(&self, seed: u64) {
-        self.state.lock().crash(Some(Random(seed)));
-    }
-
-    /// After `operations` further changes or syncs, every operation fails until a crash.
-    pub fn lose_power_after(&self, operations: u64) {
-        let mut state = self.state.lock();
-        state.power_lost_at = Some(state.operations + operations);
-    }
-
-    /// Whether the power was lost as [`SimDisk::lose_power_after`] asked.
-    pub fn is_without_power(&self) -> bool {
-        let state = self.state.lock();
-        state.power_lost_at.is_some_and(|at| state.operations >= at)
-    }
-
-    /// The next `sync_data` or `sync_dir` fails with an input/output error; what it would have
-    /// made durable is forgotten, as Linux does.
-    pub fn fail_next_sync(&self) {
-        self.state.lock().fail_sync = true;
-    }
-
-    /// The next write fails as on a full disk.
-    pub fn fail_next_write(&self) {
-        self.state.lock().fail_write = true;
-    }
-
-    /// Syncs of files and directories so far.
-    pub fn syncs(&self) -> u64 {
-        self.state.lock().syncs
-    }
-
-    /// Changes and syncs so far: the measure of [`SimDisk::lose_power_after`].
-    pub fn operations(&self) -> u64 {
-        self.state.lock().operations
-    }
-
-    /// Files that are open now.
-    pub fn open_files(&self) -> usize {
-        self.state.lock().open_files
-    }
-}
 
 /// SplitMix64: small, and the same on every machine.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -95,18 +26,18 @@ impl Random {
 }
 
 #[derive(Debug, Default)]
-struct Contents {
-    bytes: Vec<u8>,
+pub(super) struct Contents {
+    pub(super) bytes: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
-enum Change {
+pub(super) enum Change {
     Write { offset: u64, bytes: Vec<u8> },
     SetLen(u64),
 }
 
 impl Contents {
-    fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::SetLen(len) => self.bytes.resize(*len as usize, 0),
             Change::Write { offset, bytes } => {
@@ -122,22 +53,22 @@ impl Contents {
 }
 
 #[derive(Debug, Default)]
-struct FileNode {
-    current: Contents,
-    durable: Contents,
-    pending: Vec<Change>,
+pub(super) struct FileNode {
+    pub(super) current: Contents,
+    pub(super) durable: Contents,
+    pub(super) pending: Vec<Change>,
 }
 
-type Names = BTreeMap<OsString, u64>;
+pub(super) type Names = BTreeMap<OsString, u64>;
 
 #[derive(Debug)]
-enum Node {
+pub(super) enum Node {
     File(FileNode),
     Dir { current: Names, durable: Names },
 }
 
 impl Node {
-    fn dir() -> Node {
+    pub(super) fn dir() -> Node {
         Node::Dir {
             current: Names::new(),
             durable: Names::new(),
@@ -147,7 +78,7 @@ impl Node {
 
 /// A change of names that no directory sync has covered.
 #[derive(Debug, Clone)]
-enum NameChange {
+pub(super) enum NameChange {
     Link {
         dir: u64,
         name: OsString,
@@ -164,7 +95,7 @@ enum NameChange {
 }
 
 impl NameChange {
-    fn dirs(&self) -> [u64; 2] {
+    pub(super) fn dirs(&self) -> [u64; 2] {
         match self {
             NameChange::Link { dir, .. } | NameChange::Unlink { dir, .. } => [*dir, *dir],
             NameChange::Move { from, to } => [from.0, to.0],
@@ -173,18 +104,18 @@ impl NameChange {
 }
 
 #[derive(Debug)]
-struct State {
-    nodes: BTreeMap<u64, Node>,
-    next_node: u64,
-    pending: Vec<NameChange>,
+pub(super) struct State {
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) next_node: u64,
+    pub(super) pending: Vec<NameChange>,
     /// Files opened in an earlier life of the machine are dead.
-    life: u64,
-    operations: u64,
-    power_lost_at: Option<u64>,
-    fail_sync: bool,
-    fail_write: bool,
-    syncs: u64,
-    open_files: usize,
+    pub(super) life: u64,
+    pub(super) operations: u64,
+    pub(super) power_lost_at: Option<u64>,
+    pub(super) fail_sync: bool,
+    pub(super) fail_write: bool,
+    pub(super) syncs: u64,
+    pub(super) open_files: usize,
 }
 
 impl Default for State {
@@ -204,15 +135,15 @@ impl Default for State {
     }
 }
 
-fn not_found() -> io::Error {
+pub(super) fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-fn power_lost() -> io::Error {
+pub(super) fn power_lost() -> io::Error {
     io::Error::other("the simulated machine is without power")
 }
 
-fn parts(path: &Path) -> Vec<&OsStr> {
+pub(super) fn parts(path: &Path) -> Vec<&OsStr> {
     path.components()
         .filter_map(|part| match part {
             Component::Normal(name) => Some(name),
@@ -223,20 +154,20 @@ fn parts(path: &Path) -> Vec<&OsStr> {
 
 impl State {
     /// Counts a change or sync, and refuses it if the power is gone.
-    fn count(&mut self) -> io::Result<()> {
+    pub(super) fn count(&mut self) -> io::Result<()> {
         self.check_power()?;
         self.operations += 1;
         Ok(())
     }
 
-    fn check_power(&self) -> io::Result<()> {
+    pub(super) fn check_power(&self) -> io::Result<()> {
         match self.power_lost_at {
             Some(at) if self.operations >= at => Err(power_lost()),
             _ => Ok(()),
         }
     }
 
-    fn names(&mut self, dir: u64) -> io::Result<&mut Names> {
+    pub(super) fn names(&mut self, dir: u64) -> io::Result<&mut Names> {
         match self.nodes.get_mut(&dir) {
             Some(Node::Dir { current, .. }) => Ok(current),
             Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
@@ -244,7 +175,7 @@ impl State {
         }
     }
 
-    fn find(&mut self, path: &Path) -> io::Result<u64> {
+    pub(super) fn find(&mut self, path: &Path) -> io::Result<u64> {
         let mut node = ROOT;
         for part in parts(path) {
             node = *self.names(node)?.get(part).ok_or_else(not_found)?;
@@ -252,7 +183,7 @@ impl State {
         Ok(node)
     }
 
-    fn find_parent(&mut self, path: &Path) -> io::Result<(u64, OsString)> {
+    pub(super) fn find_parent(&mut self, path: &Path) -> io::Result<(u64, OsString)> {
         let mut parts = parts(path);
         let name = parts.pop().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let mut dir = ROOT;
@@ -262,14 +193,14 @@ impl State {
         Ok((dir, name))
     }
 
-    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+    pub(super) fn change_names(&mut self, change: NameChange) -> io::Result<()> {
         self.count()?;
         apply_names(&mut self.nodes, &change, false);
         self.pending.push(change);
         Ok(())
     }
 
-    fn add(&mut self, dir: u64, name: OsString, node: Node) -> io::Result<u64> {
+    pub(super) fn add(&mut self, dir: u64, name: OsString, node: Node) -> io::Result<u64> {
         let id = self.next_node;
         self.next_node += 1;
         self.nodes.insert(id, node);
@@ -281,7 +212,7 @@ impl State {
         Ok(id)
     }
 
-    fn file(&mut self, handle: &SimFile) -> io::Result<&mut FileNode> {
+    pub(super) fn file(&mut self, handle: &SimFile) -> io::Result<&mut FileNode> {
         if handle.life != self.life {
             return Err(power_lost());
         }
@@ -292,7 +223,7 @@ impl State {
         }
     }
 
-    fn change_file(&mut self, handle: &SimFile, change: Change) -> io::Result<()> {
+    pub(super) fn change_file(&mut self, handle: &SimFile, change: Change) -> io::Result<()> {
         self.file(handle)?;
         self.count()?;
         if self.fail_write {
@@ -307,7 +238,7 @@ impl State {
         Ok(())
     }
 
-    fn sync_file(&mut self, handle: &SimFile) -> io::Result<()> {
+    pub(super) fn sync_file(&mut self, handle: &SimFile) -> io::Result<()> {
         self.file(handle)?;
         self.count()?;
         self.syncs += 1;
@@ -325,7 +256,7 @@ impl State {
         Ok(())
     }
 
-    fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let dir = self.find(path)?;
         self.names(dir)?;
         self.count()?;
@@ -353,7 +284,7 @@ impl State {
         Ok(())
     }
 
-    fn crash(&mut self, mut random: Option<Random>) {
+    pub(super) fn crash(&mut self, mut random: Option<Random>) {
         let pending = std::mem::take(&mut self.pending);
         let kept = match &mut random {
             Some(random) => random.below(pending.len() + 1),
@@ -383,7 +314,7 @@ impl State {
         self.fail_write = false;
     }
 
-    fn forget_unreachable(&mut self) {
+    pub(super) fn forget_unreachable(&mut self) {
         let mut reached = BTreeSet::from([ROOT]);
         let mut next = vec![ROOT];
         while let Some(id) = next.pop() {
@@ -435,166 +366,5 @@ fn keep_some(durable: &mut Contents, change: Change, random: &mut Random) {
                 }
             }
         }
-    }
-}
-
-impl Disk for SimDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.state.lock();
-        state.check_power()?;
-        let (dir, name) = state.find_parent(path)?;
-        let found = state.names(dir)?.get(&name).copied();
-        let node = match found {
-            Some(node) => node,
-            None if mode == OpenMode::Existing => return Err(not_found()),
-            None => state.add(dir, name, Node::File(FileNode::default()))?,
-        };
-        if matches!(state.nodes.get(&node), Some(Node::Dir { .. })) {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        state.open_files += 1;
-        let life = state.life;
-        let file = SimFile {
-            disk: self.clone(),
-            node,
-            life,
-        };
-        if mode == OpenMode::CreateEmpty && found.is_some() {
-            let emptied = state.change_file(&file, Change::SetLen(0));
-            drop(state);
-            emptied?;
-        } else {
-            drop(state);
-        }
-        Ok(Arc::new(file))
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        let mut state = self.state.lock();
-        state.check_power()?;
-        let dir = state.find(dir)?;
-        let names = state.names(dir)?.clone();
-        Ok(names
-            .into_iter()
-            .map(|(name, node)| DirEntry {
-                name,
-                is_dir: matches!(state.nodes.get(&node), Some(Node::Dir { .. })),
-            })
-            .collect())
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        let mut state = self.state.lock();
-        state.check_power()?;
-        match state.find(path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.find(from)?;
-        let from = state.find_parent(from)?;
-        let to = state.find_parent(to)?;
-        state.names(to.0)?;
-        state.change_names(NameChange::Move { from, to })
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let node = state.find(path)?;
-        if matches!(state.nodes.get(&node), Some(Node::Dir { .. })) {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let (dir, name) = state.find_parent(path)?;
-        state.change_names(NameChange::Unlink { dir, name })
-    }
-
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let mut at = ROOT;
-        for part in parts(dir) {
-            at = match state.names(at)?.get(part).copied() {
-                Some(node) => node,
-                None => state.add(at, part.to_owned(), Node::dir())?,
-            };
-        }
-        state.names(at)?;
-        Ok(())
-    }
-
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let node = state.find(dir)?;
-        state.names(node)?;
-        let (dir, name) = state.find_parent(dir)?;
-        state.change_names(NameChange::Unlink { dir, name })
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.state.lock().sync_dir(dir)
-    }
-
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        let mut state = self.state.lock();
-        state.check_power()?;
-        state.find(path)?;
-        Ok(CAPACITY)
-    }
-}
-
-#[derive(Debug)]
-struct SimFile {
-    disk: SimDisk,
-    node: u64,
-    life: u64,
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        let mut state = self.disk.state.lock();
-        if state.life == self.life {
-            state.open_files -= 1;
-        }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.state.lock().file(self)?.current.bytes.len() as u64)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.disk.state.lock();
-        let bytes = &state.file(self)?.current.bytes;
-        let rest = bytes.get(offset as usize..).unwrap_or_default();
-        let read = rest.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&rest[..read]);
-        Ok(read)
-    }
-
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let mut state = self.disk.state.lock();
-        state.change_file(self, Change::Write { offset, bytes })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        state.change_file(self, Change::SetLen(len))
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        if (state.file(self)?.current.bytes.len() as u64) < len {
-            state.change_file(self, Change::SetLen(len))?;
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.disk.state.lock().sync_file(self)
     }
 }
