@@ -87,7 +87,10 @@ impl ControllerNode {
             config.version.clone(),
         );
         decision_runtime.spawn(worker.run());
-        let (sender, status) = watch::channel(ControllerStatus::default());
+        let (sender, status) = watch::channel(ControllerStatus {
+            cluster_id: identity.cluster_id(),
+            ..ControllerStatus::default()
+        });
         let following = follow(
             Arc::clone(&identity),
             Arc::clone(&feed),

@@ -58,7 +58,9 @@ impl Running {
         node.add_services(&mut routes);
         let address = format!("127.0.0.1:{}", endpoint.port).parse().unwrap();
         let _entered = server.enter();
-        let incoming = TcpIncoming::bind(address).unwrap().with_nodelay(Some(true));
+        // The port of a node that was just killed is closed a moment later.
+        let incoming = wait_for("the port", || TcpIncoming::bind(address).ok());
+        let incoming = incoming.with_nodelay(Some(true));
         let serving = Server::builder()
             .add_routes(routes.routes())
             .serve_with_incoming(incoming);
