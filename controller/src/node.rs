@@ -87,7 +87,10 @@ impl ControllerNode {
             config.version.clone(),
         );
         decision_runtime.spawn(worker.run());
-        let (sender, status) = watch::channel(ControllerStatus::default());
+        let (sender, status) = watch::channel(ControllerStatus {
+            cluster_id: identity.cluster_id(),
+            ..ControllerStatus::default()
+        });
         let following = follow(
             Arc::clone(&identity),
             Arc::clone(&feed),
@@ -284,7 +287,8 @@ async fn follow(
             term: status.term,
             is_active: status.is_leader,
             applied: image.offset,
-            cluster_id: image.cluster_id,
+            // What was applied before a restart may wait for a majority to be applied again.
+            cluster_id: image.cluster_id.or_else(|| identity.cluster_id()),
         };
         sender.send_if_modified(|now| std::mem::replace(now, status) != status);
         let changed = tokio::select! {

@@ -150,9 +150,10 @@ impl Worker {
         let mut round: Option<Round> = None;
         loop {
             if round.is_none() {
+                let base_offset = self.shared.core.lock().next_offset();
                 let chunks = self.decide_waiting(&mut own);
                 if !chunks.is_empty() {
-                    round = Some(self.propose(chunks));
+                    round = Some(self.propose(base_offset, chunks));
                 }
             }
             let deadline = self.shared.core.lock().next_deadline();
@@ -183,8 +184,8 @@ impl Worker {
         }
     }
 
-    /// Decides everything that waits, and what is due. Decisions that need no records are
-    /// answered with those they rest on.
+    /// Decides everything that waits, and what is due. Decisions that need no records, refusals
+    /// among them, are answered with those they rest on.
     fn decide_waiting(&mut self, own: &mut usize) -> Chunks {
         while self.waiting.len() < CONTROLLER_QUEUE_MAX
             && let Ok(ask) = self.asks.try_recv()
@@ -213,12 +214,7 @@ impl Worker {
                 result,
                 answer: ask.answer,
             };
-            if records.is_empty() && chunks.is_empty() {
-                let offset = self.feed.current().image.offset;
-                release(vec![parked], offset);
-            } else {
-                chunks.add(records, Some(parked));
-            }
+            chunks.add(records, Some(parked));
         }
         self.tick(&mut chunks);
         chunks
@@ -244,47 +240,33 @@ impl Worker {
         }
     }
 
-    /// Proposes entries one after the other and releases the answers of each as it is applied.
-    fn propose(&self, chunks: Chunks) -> Round {
+    /// Proposes entries one after the other, the first on the image that was decided on, and
+    /// releases the answers of each as it is applied.
+    fn propose(&self, mut base_offset: MetadataOffset, chunks: Chunks) -> Round {
         let (quorum, feed) = (Arc::clone(&self.quorum), Arc::clone(&self.feed));
         let shared = Arc::clone(&self.shared);
         let mut chunks: VecDeque<Chunk> = chunks.into_vec().into();
         Box::pin(async move {
-            while let Some(chunk) = chunks.pop_front() {
-                let base_offset = feed.current().image.offset;
+            while let Some(Chunk { records, parked }) = chunks.pop_front() {
                 let batch = MetadataBatch {
                     base_offset,
-                    records: chunk.records,
+                    records,
                     wall_ms: shared.clock.wall(),
                 };
-                let entry = batch.encode();
-                if entry.len() > ENTRY_BYTES_MAX {
-                    let bytes = entry.len();
-                    let error = ApiError::new(
-                        ErrorCode::RecordListTooLarge,
-                        format!(
-                            "the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"
-                        ),
-                    );
-                    refuse(chunk.parked, &error);
-                    refuse_all(chunks, &too_late());
-                    return Err(ProposeError::NotLeader { leader: None });
-                }
-                let applied = match quorum.propose(entry).await {
-                    Ok(applied) => applied,
-                    Err(error) => {
-                        refuse(chunk.parked, &refusal(&error));
-                        refuse_all(chunks, &too_late());
-                        return Err(error);
+                match commit(&quorum, &batch).await {
+                    Ok(()) => {
+                        base_offset = batch.end_offset();
+                        shared.core.lock().on_committed(feed.current().image);
+                        release(parked, base_offset);
                     }
-                };
-                let Applied::Replayed(offset) = applied else {
-                    refuse(chunk.parked, &too_late());
-                    refuse_all(chunks, &too_late());
-                    return Err(ProposeError::NotLeader { leader: None });
-                };
-                shared.core.lock().on_committed(feed.current().image);
-                release(chunk.parked, offset);
+                    Err(failed) => {
+                        refuse(parked, &failed.answer);
+                        for chunk in chunks {
+                            refuse(chunk.parked, &too_late());
+                        }
+                        return Err(failed.error);
+                    }
+                }
             }
             Ok(())
         })
@@ -332,9 +314,40 @@ fn refuse(parked: Vec<Parked>, error: &ApiError) {
     }
 }
 
-fn refuse_all(chunks: VecDeque<Chunk>, error: &ApiError) {
-    for chunk in chunks {
-        refuse(chunk.parked, error);
+/// Why a batch was not committed, and what those who wait for it are told.
+struct Failed {
+    error: ProposeError,
+    answer: ApiError,
+}
+
+/// Has a batch committed and applied. One without records only needs this controller to be the
+/// active one still, by the word of a majority.
+async fn commit(quorum: &Quorum, batch: &MetadataBatch) -> Result<(), Failed> {
+    let failed = |error: ProposeError| Failed {
+        answer: refusal(&error),
+        error,
+    };
+    if batch.records.is_empty() {
+        return quorum.confirm().await.map_err(failed);
+    }
+    let entry = batch.encode();
+    if entry.len() > ENTRY_BYTES_MAX {
+        let bytes = entry.len();
+        let message = format!(
+            "the request makes {bytes} bytes of metadata, more than {ENTRY_BYTES_MAX}; split it"
+        );
+        return Err(Failed {
+            answer: ApiError::new(ErrorCode::RecordListTooLarge, message),
+            error: ProposeError::NotLeader { leader: None },
+        });
+    }
+    match quorum.propose(entry).await.map_err(failed)? {
+        Applied::Replayed(_) => Ok(()),
+        // Other entries came between: what was decided here was decided on a stale image.
+        Applied::Skipped | Applied::Nothing => Err(Failed {
+            answer: too_late(),
+            error: ProposeError::NotLeader { leader: None },
+        }),
     }
 }
 

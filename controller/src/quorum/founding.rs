@@ -2,20 +2,15 @@
 //! out, at each start, whether this node's directory belongs to another cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use ottla_model::{DirectoryId, NodeId};
 use ottla_proto::v1::GreetResponse;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::QuorumStatus;
-use super::guard::Guard;
-use super::log_store::LogStore;
-use super::network::Peers;
-use super::types::{Raft, VoterNode, raft_id};
+use super::member::Member;
+use super::types::{VoterNode, raft_id};
 use crate::error::FatalError;
 
 const GREET_TIMEOUT: Duration = Duration::from_millis(500);
@@ -24,11 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Founds the cluster, or waits until this node is part of one.
 pub struct Founding {
-    pub raft: Raft,
-    pub store: LogStore,
-    pub peers: Peers,
-    pub guard: Arc<Guard>,
-    pub status: watch::Receiver<QuorumStatus>,
+    pub member: Member,
 }
 
 impl Founding {
@@ -39,11 +30,11 @@ impl Founding {
         let mut answered = BTreeMap::new();
         loop {
             let round = self.greet_all(&answered).await;
-            let all_present = round.len() == self.peers.others().count();
+            let all_present = round.len() == self.member.peers.others().count();
             answered.extend(round.clone());
             self.check_cluster(&answered);
-            let is_member = self.status.borrow().has_members;
-            let everyone_answered = answered.len() == self.peers.others().count();
+            let is_member = self.member.status.borrow().has_members;
+            let everyone_answered = answered.len() == self.member.peers.others().count();
             if is_member && everyone_answered {
                 return;
             }
@@ -65,13 +56,13 @@ impl Founding {
         &self,
         answered: &BTreeMap<NodeId, GreetResponse>,
     ) -> BTreeMap<NodeId, GreetResponse> {
-        let is_member = self.status.borrow().has_members;
-        let wanted = self.peers.others();
+        let is_member = self.member.status.borrow().has_members;
+        let wanted = self.member.peers.others();
         let wanted: Vec<_> = wanted
             .filter(|id| !is_member || !answered.contains_key(id))
             .collect();
         let greetings = wanted.into_iter().map(async |id| {
-            let answer = self.peers.greet(id, GREET_TIMEOUT).await;
+            let answer = self.member.peers.greet(id, GREET_TIMEOUT).await;
             answer
                 .inspect_err(|status| tracing::debug!(controller = %id, %status, "no greeting"))
                 .ok()
@@ -83,7 +74,7 @@ impl Founding {
     /// A directory of another cluster is told apart by the majority, so that one misplaced node
     /// does not stop the others.
     fn check_cluster(&self, answered: &BTreeMap<NodeId, GreetResponse>) {
-        let Some(ours) = self.guard.identity().cluster_id() else {
+        let Some(ours) = self.member.guard.identity().cluster_id() else {
             return;
         };
         let text = ours.to_string();
@@ -95,7 +86,7 @@ impl Founding {
         if let Some(theirs) = other.first()
             && other.len() > same.len() + 1
         {
-            self.guard.fatal(FatalError::ForeignCluster {
+            self.member.guard.fatal(FatalError::ForeignCluster {
                 ours,
                 theirs: (*theirs).clone(),
             });
@@ -108,8 +99,8 @@ impl Founding {
         answers: &BTreeMap<NodeId, GreetResponse>,
         all_present: bool,
     ) -> String {
-        let me = self.guard.identity().node_id;
-        let missing: BTreeSet<_> = self.peers.others().collect();
+        let me = self.member.guard.identity().node_id;
+        let missing: BTreeSet<_> = self.member.peers.others().collect();
         let missing: Vec<_> = missing
             .iter()
             .filter(|id| !answers.contains_key(id))
@@ -123,7 +114,7 @@ impl Founding {
                 answer.cluster_id
             );
         }
-        if !self.store.is_empty() {
+        if !self.member.store.is_empty() {
             return "waiting for the active controller".to_owned();
         }
         if !all_present {
@@ -131,7 +122,7 @@ impl Founding {
                 "a cluster is founded once every configured controller is present; waiting for {missing:?}"
             );
         }
-        if self.peers.others().any(|other| other < me) {
+        if self.member.peers.others().any(|other| other < me) {
             return "every controller is present; the one with the lowest id founds the cluster"
                 .to_owned();
         }
@@ -142,7 +133,7 @@ impl Founding {
     }
 
     async fn initialize(&self, answers: &BTreeMap<NodeId, GreetResponse>) -> Result<(), String> {
-        let identity = self.guard.identity();
+        let identity = self.member.guard.identity();
         let mut directories = BTreeMap::from([(identity.node_id, identity.directory_id)]);
         for (id, answer) in answers {
             let directory = DirectoryId::from_slice(&answer.directory_id)
@@ -150,7 +141,7 @@ impl Founding {
             directories.insert(*id, directory);
         }
         let members = directories.into_iter().filter_map(|(id, directory)| {
-            let endpoint = self.peers.endpoint(id)?;
+            let endpoint = self.member.peers.endpoint(id)?;
             let node = VoterNode {
                 directory: *directory.as_bytes(),
                 host: endpoint.host.clone(),
@@ -159,7 +150,7 @@ impl Founding {
             Some((raft_id(id), node))
         });
         let members: BTreeMap<_, _> = members.collect();
-        let initialized = self.raft.initialize(members).await;
+        let initialized = self.member.raft.initialize(members).await;
         initialized.map_err(|error| error.to_string())
     }
 }

@@ -14,14 +14,12 @@ use ottla_metadata::Endpoint;
 use ottla_model::NodeId;
 use ottla_proto::v1;
 use ottla_proto::v1::raft_service_client::RaftServiceClient;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::QuorumStatus;
-use super::guard::Guard;
-use super::log_store::LogStore;
-use super::network::Peers;
-use super::types::{Raft, raft_id};
+use super::member::Member;
+use super::types::raft_id;
 use super::wire::PreVoteBody;
 use crate::connection::{channel, is_refused};
 
@@ -37,11 +35,7 @@ const GREET_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The watch over the leader.
 pub struct LeaderWatch {
-    pub raft: Raft,
-    pub store: LogStore,
-    pub peers: Peers,
-    pub guard: Arc<Guard>,
-    pub status: watch::Receiver<QuorumStatus>,
+    pub member: Member,
 }
 
 impl LeaderWatch {
@@ -50,13 +44,19 @@ impl LeaderWatch {
         loop {
             let me = self.me();
             let other = |status: &QuorumStatus| status.leader.is_some_and(|leader| leader != me);
-            let Ok(status) = self.status.wait_for(other).await.map(|status| *status) else {
+            let Ok(status) = self
+                .member
+                .status
+                .wait_for(other)
+                .await
+                .map(|status| *status)
+            else {
                 return;
             };
             let Some(leader) = status.leader else {
                 continue;
             };
-            let Some(endpoint) = self.peers.endpoint(leader).cloned() else {
+            let Some(endpoint) = self.member.peers.endpoint(leader).cloned() else {
                 sleep(LOOK_DELAY).await;
                 continue;
             };
@@ -74,11 +74,11 @@ impl LeaderWatch {
     }
 
     fn me(&self) -> NodeId {
-        self.guard.identity().node_id
+        self.member.guard.identity().node_id
     }
 
     fn still_leads(&self, leader: NodeId, term: u64) -> bool {
-        let status = *self.status.borrow();
+        let status = *self.member.status.borrow();
         status.leader == Some(leader) && status.term == term
     }
 
@@ -87,7 +87,7 @@ impl LeaderWatch {
         let closed = Arc::new(Notify::new());
         let mut client = RaftServiceClient::new(channel(endpoint, Arc::clone(&closed)));
         let message = v1::GreetRequest {
-            envelope: Some(self.guard.envelope(leader)),
+            envelope: Some(self.member.guard.envelope(leader)),
         };
         let greeted = tokio::time::timeout(GREET_TIMEOUT, client.greet(message)).await;
         if !matches!(greeted, Ok(Ok(_))) {
@@ -95,13 +95,18 @@ impl LeaderWatch {
         }
         tokio::select! {
             () = closed.notified() => {}
-            _ = self.status.wait_for(|status| status.leader != Some(leader)) => {}
+            _ = self.member.status.wait_for(|status| status.leader != Some(leader)) => {}
         }
     }
 
     /// Has the leader replaced, by this node or by another.
     async fn replace(&self, leader: NodeId, term: u64, endpoint: &Endpoint) {
-        let mut rivals: Vec<_> = self.peers.others().filter(|id| *id != leader).collect();
+        let mut rivals: Vec<_> = self
+            .member
+            .peers
+            .others()
+            .filter(|id| *id != leader)
+            .collect();
         rivals.sort_unstable();
         let rank = rivals.iter().filter(|id| **id < self.me()).count();
         sleep(RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX)).await;
@@ -109,11 +114,11 @@ impl LeaderWatch {
             let ask = PreVoteBody::LeaderGone {
                 leader: raft_id(leader),
                 term,
-                last_log_id: self.store.last_log_id(),
+                last_log_id: self.member.store.last_log_id(),
             };
             let asked = rivals
                 .iter()
-                .map(|rival| self.peers.ask_leader_gone(*rival, &ask, ASK_TIMEOUT));
+                .map(|rival| self.member.peers.ask_leader_gone(*rival, &ask, ASK_TIMEOUT));
             let granted = 1 + join_all(asked).await.into_iter().filter(|yes| *yes).count();
             let voters = rivals.len() + 2;
             let agreed = granted > voters / 2;
@@ -121,7 +126,7 @@ impl LeaderWatch {
                 return;
             }
             // With pre-vote, nothing happens before the lease has ended here and there.
-            if self.raft.trigger().elect(!agreed).await.is_err() {
+            if self.member.raft.trigger().elect(!agreed).await.is_err() {
                 return;
             }
             sleep(RETRY_DELAY).await;

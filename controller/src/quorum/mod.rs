@@ -8,12 +8,14 @@ mod leader_watch;
 mod log_cache;
 mod log_store;
 mod log_writer;
+mod member;
 mod network;
 mod open;
 mod service;
 mod snapshot_file;
 mod snapshots;
 mod state_machine;
+mod status;
 mod types;
 mod view;
 mod wire;
@@ -22,18 +24,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::errors::{
+    ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
 use ottla_model::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use guard::{Guard, OnFatal};
+use member::Member;
 pub use open::QuorumParts;
 pub use service::RaftHandler;
 pub use types::Applied;
-use types::{EntryData, Raft, TypeConfig, node_id, raft_id};
+use types::{EntryData, TypeConfig, node_id, raft_id};
 pub use view::{MemberView, QuorumView};
 
 /// Who leads, as this node knows it.
@@ -41,6 +47,7 @@ pub use view::{MemberView, QuorumView};
 pub struct QuorumStatus {
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// Whether this node leads, and a majority has followed it lately.
     pub is_leader: bool,
     /// Whether the quorum has been founded, as far as this node knows.
     pub has_members: bool,
@@ -64,11 +71,7 @@ pub enum ProposeError {
 
 /// The consensus as this node takes part in it.
 pub struct Quorum {
-    raft: Raft,
-    store: log_store::LogStore,
-    peers: network::Peers,
-    guard: Arc<Guard>,
-    status: watch::Receiver<QuorumStatus>,
+    member: Member,
     handler: RaftHandler,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -80,7 +83,7 @@ impl Quorum {
     /// See [`ProposeError`]; only [`ProposeError::Unknown`] and [`ProposeError::Stopped`] leave
     /// open whether the entry takes effect.
     pub async fn propose(&self, entry: Bytes) -> Result<Applied, ProposeError> {
-        let written = self.raft.client_write(EntryData(entry)).await;
+        let written = self.member.raft.client_write(EntryData(entry)).await;
         let error = match written {
             Ok(response) => return Ok(response.data),
             Err(error) => error,
@@ -93,9 +96,31 @@ impl Quorum {
         })
     }
 
+    /// Asks a majority whether this node leads still.
+    ///
+    /// # Errors
+    /// [`ProposeError`] if it does not, or no majority answers.
+    pub async fn confirm(&self) -> Result<(), ProposeError> {
+        let confirmed = self
+            .member
+            .raft
+            .ensure_linearizable(ReadPolicy::ReadIndex)
+            .await;
+        let Err(error) = confirmed else {
+            return Ok(());
+        };
+        Err(match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+                refused(&forward)
+            }
+            RaftError::APIError(_) => ProposeError::NoQuorum,
+            RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
+        })
+    }
+
     /// Who leads, and every change of it.
     pub fn status(&self) -> watch::Receiver<QuorumStatus> {
-        self.status.clone()
+        self.member.status.clone()
     }
 
     /// The service that peers call.
@@ -104,26 +129,30 @@ impl Quorum {
     }
 
     pub fn guard(&self) -> &Arc<Guard> {
-        &self.guard
+        &self.member.guard
     }
 
     /// The quorum as this node sees it.
     pub fn view(&self) -> QuorumView {
-        view::view(&self.raft, &self.peers, self.store.last_log_id())
+        view::view(
+            &self.member.raft,
+            &self.member.peers,
+            self.member.store.last_log_id(),
+        )
     }
 
     /// Where a controller is reached.
     pub fn endpoint(&self, id: NodeId) -> Option<ottla_metadata::Endpoint> {
-        self.peers.endpoint(id).cloned()
+        self.member.peers.endpoint(id).cloned()
     }
 
     /// Hands leadership to the voter that has the most, if this node leads.
     pub async fn hand_over(&self, patience: Duration) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let me = raft_id(self.guard.identity().node_id);
+        let metrics = self.member.raft.metrics().borrow_watched().clone();
+        let me = raft_id(self.member.guard.identity().node_id);
         let Some(replication) = metrics
             .replication
-            .filter(|_| self.status.borrow().is_leader)
+            .filter(|_| self.member.status.borrow().is_leader)
         else {
             return;
         };
@@ -132,8 +161,15 @@ impl Quorum {
             return;
         };
         tracing::info!(to = %node_id(*best), "handing over the quorum's leadership");
-        if self.raft.trigger().transfer_leader(*best).await.is_ok() {
-            let mut status = self.status.clone();
+        if self
+            .member
+            .raft
+            .trigger()
+            .transfer_leader(*best)
+            .await
+            .is_ok()
+        {
+            let mut status = self.member.status.clone();
             let moved = status.wait_for(|status| {
                 !status.is_leader && status.leader.is_some_and(|leader| raft_id(leader) != me)
             });
@@ -145,7 +181,7 @@ impl Quorum {
     /// Stops taking part.
     pub async fn shutdown(&self) {
         self.tasks.lock().abort_all();
-        if let Err(error) = self.raft.shutdown().await {
+        if let Err(error) = self.member.raft.shutdown().await {
             tracing::warn!(%error, "the consensus did not end cleanly");
         }
     }
@@ -159,3 +195,6 @@ fn refused(forward: &ForwardToLeader<TypeConfig>) -> ProposeError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

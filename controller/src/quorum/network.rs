@@ -197,9 +197,15 @@ impl Peer {
     /// the deadline as long as one is owed.
     async fn append_stream(
         &self,
-        requests: impl Stream<Item = AppendRequest> + Send + Unpin + 'static,
+        mut requests: impl Stream<Item = AppendRequest> + Send + Unpin + 'static,
         ttl: Duration,
     ) -> Result<BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Failure>>, Failure> {
+        // The consensus holds the first request back for as long as it backs off; the deadline
+        // begins after it.
+        let Some(first) = requests.next().await else {
+            return Ok(futures::stream::empty().boxed());
+        };
+        let requests = futures::stream::iter([first]).chain(requests);
         let owed = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&owed);
         let mut envelope = self.envelope();

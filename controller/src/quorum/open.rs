@@ -6,28 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::SnapshotPolicy;
-use openraft::async_runtime::WatchReceiver as _;
 use ottla_log::Disk;
 use ottla_log::wal::WalConfig;
 use ottla_metadata::Endpoint;
 use ottla_model::NodeId;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::Quorum;
 use super::founding::Founding;
 use super::guard::Guard;
 use super::leader_watch::LeaderWatch;
 use super::log_store::LogStore;
+use super::member::Member;
 use super::network::Peers;
 use super::service::RaftHandler;
 use super::snapshot_file::{SnapshotDir, StoredSnapshot};
 use super::snapshots::SnapshotKeeper;
-use super::state_machine::StateMachine;
-use super::types::{Raft, node_id, raft_id};
-use super::{Quorum, QuorumStatus};
+use super::state_machine::{SinceSnapshot, StateMachine};
+use super::status::StatusFollower;
+use super::types::{Raft, raft_id};
 use crate::config::QuorumConfig;
 use crate::dir_lock::DirLock;
-use crate::error::{FatalError, StartError};
+use crate::error::StartError;
 use crate::feed::Feed;
 use crate::history::History;
 
@@ -73,9 +73,11 @@ impl Quorum {
             path: dir.join("snapshots"),
             what: error.to_string(),
         };
-        let machine = StateMachine::open(snapshots.clone(), newest, feed, history);
+        let since = SinceSnapshot::new(config.snapshot_entries, config.snapshot_bytes);
+        let since = Arc::new(since);
+        let machine =
+            StateMachine::open(snapshots.clone(), newest, feed, history, Arc::clone(&since));
         let machine = machine.map_err(damaged)?;
-        let since = machine.since_snapshot();
         let endpoints: BTreeMap<NodeId, Endpoint> = config
             .voters
             .iter()
@@ -86,50 +88,36 @@ impl Quorum {
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::build(me, raft_config, peers.clone(), store.clone(), machine).await;
         let raft = raft.map_err(|error| StartError::Consensus(error.to_string()))?;
-        let (sender, status) = watch::channel(QuorumStatus::default());
-        note_status(&raft, &guard, &sender);
-        raft.run();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow_status(raft.clone(), Arc::clone(&guard), sender));
         let keeper = SnapshotKeeper {
             raft: raft.clone(),
             store: store.clone(),
             snapshots,
             since,
-            entries_max: config.snapshot_entries,
-            bytes_max: config.snapshot_bytes,
         };
-        tasks.spawn(keeper.run());
-        let watch = LeaderWatch {
-            raft: raft.clone(),
-            store: store.clone(),
-            peers: peers.clone(),
-            guard: Arc::clone(&guard),
-            status: status.clone(),
-        };
-        tasks.spawn(watch.run());
-        let founding = Founding {
-            raft: raft.clone(),
-            store: store.clone(),
-            peers: peers.clone(),
-            guard: Arc::clone(&guard),
-            status: status.clone(),
-        };
-        tasks.spawn(founding.run());
-        let handler = RaftHandler::new(
-            raft.clone(),
-            store.clone(),
-            peers.clone(),
-            Arc::clone(&guard),
-            status.clone(),
-        );
-        Ok(Quorum {
+        let (follower, status) =
+            StatusFollower::new(&raft, Arc::clone(&guard), config.election_timeout_max * 2);
+        raft.run();
+        let member = Member {
             raft,
             store,
             peers,
             guard,
             status,
-            handler,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follower.run());
+        tasks.spawn(keeper.run());
+        let watch = LeaderWatch {
+            member: member.clone(),
+        };
+        tasks.spawn(watch.run());
+        let founding = Founding {
+            member: member.clone(),
+        };
+        tasks.spawn(founding.run());
+        Ok(Quorum {
+            handler: RaftHandler::new(member.clone()),
+            member,
             tasks: tasks.into(),
         })
     }
@@ -168,6 +156,8 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {
         election_timeout_min: millis(config.election_timeout_min),
         election_timeout_max: millis(config.election_timeout_max),
         enable_pre_vote: Some(true),
+        // A leader that comes back asks for votes again: others may lead by now.
+        enable_leader_restore: Some(false),
         // Snapshots and purging are decided in `snapshots`, by bytes too, and keep what the
         // snapshot before the newest needs.
         snapshot_policy: SnapshotPolicy::Never,
@@ -179,35 +169,4 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {
     };
     raft.validate()
         .map_err(|error| StartError::Config(error.to_string()))
-}
-
-/// Keeps the status, the guard and the fatal callback in step with the consensus.
-async fn follow_status(raft: Raft, guard: Arc<Guard>, sender: watch::Sender<QuorumStatus>) {
-    let mut metrics = raft.metrics();
-    loop {
-        note_status(&raft, &guard, &sender);
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn note_status(raft: &Raft, guard: &Guard, sender: &watch::Sender<QuorumStatus>) {
-    let metrics = raft.metrics().borrow_watched().clone();
-    match &metrics.running_state {
-        Ok(()) | Err(openraft::errors::Fatal::Stopped) => {}
-        Err(error) => guard.fatal(FatalError::Consensus(error.to_string())),
-    }
-    let members = metrics.membership_config.nodes();
-    let registered: BTreeMap<_, _> = members
-        .map(|(id, node)| (node_id(*id), node.directory_id()))
-        .collect();
-    let status = QuorumStatus {
-        leader: metrics.current_leader.map(node_id),
-        term: metrics.current_term,
-        is_leader: metrics.state == openraft::ServerState::Leader,
-        has_members: !registered.is_empty(),
-    };
-    guard.set_registered(registered);
-    sender.send_if_modified(|current| std::mem::replace(current, status) != status);
 }

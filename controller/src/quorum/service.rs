@@ -11,15 +11,12 @@ use ottla_model::NodeId;
 use ottla_proto::v1;
 use ottla_proto::v1::raft_service_server::RaftService;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::QuorumStatus;
-use super::guard::Guard;
-use super::log_store::LogStore;
-use super::network::Peers;
-use super::types::{AppendRequest, Raft, Snapshot, VoteRequest, node_id};
+use super::member::Member;
+use super::types::{AppendRequest, Snapshot, VoteRequest, node_id};
 use super::wire::{PreVoteBody, SnapshotHead, decode, encode};
 use crate::connection::is_refused;
 
@@ -35,11 +32,7 @@ const GONE_FOR: Duration = Duration::from_secs(1);
 /// The service.
 #[derive(Clone)]
 pub struct RaftHandler {
-    raft: Raft,
-    store: LogStore,
-    peers: Peers,
-    guard: Arc<Guard>,
-    status: watch::Receiver<QuorumStatus>,
+    member: Member,
     /// The consensus' own thread.
     runtime: tokio::runtime::Handle,
     /// The leader whose process was last found gone, and when.
@@ -47,19 +40,10 @@ pub struct RaftHandler {
 }
 
 impl RaftHandler {
-    pub fn new(
-        raft: Raft,
-        store: LogStore,
-        peers: Peers,
-        guard: Arc<Guard>,
-        status: watch::Receiver<QuorumStatus>,
-    ) -> RaftHandler {
+    /// To be called on the consensus' own thread.
+    pub fn new(member: Member) -> RaftHandler {
         RaftHandler {
-            raft,
-            store,
-            peers,
-            guard,
-            status,
+            member,
             runtime: tokio::runtime::Handle::current(),
             gone: Arc::default(),
         }
@@ -77,12 +61,12 @@ impl RaftHandler {
             return false;
         };
         let leader = node_id(*leader);
-        let status = *self.status.borrow();
+        let status = *self.member.status.borrow();
         let same = status.term <= *term && status.leader.is_none_or(|own| own == leader);
-        if status.is_leader || !same || *last_log_id < self.store.last_log_id() {
+        if status.is_leader || !same || *last_log_id < self.member.store.last_log_id() {
             return false;
         }
-        let Some(endpoint) = self.peers.endpoint(leader) else {
+        let Some(endpoint) = self.member.peers.endpoint(leader) else {
             return false;
         };
         let refused = is_refused(endpoint, LOOK_TIMEOUT).await;
@@ -95,7 +79,7 @@ impl RaftHandler {
     /// A leader that was just found gone holds no lease: the vote is then judged as in a transfer
     /// of leadership, which leases do not hold up.
     fn without_lease_of_the_dead(&self, mut vote: VoteRequest) -> VoteRequest {
-        let status = *self.status.borrow();
+        let status = *self.member.status.borrow();
         if let Some((leader, found)) = *self.gone.lock()
             && status.leader == Some(leader)
             && !status.is_leader
@@ -138,10 +122,10 @@ impl RaftService for RaftHandler {
         let Some(first) = messages.message().await? else {
             return Ok(Response::new(futures::stream::empty().boxed()));
         };
-        self.guard.check(first.envelope.as_ref())?;
+        self.member.guard.check(first.envelope.as_ref())?;
         let first = decode(&first.body)?;
         let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
-        let raft = self.raft.clone();
+        let raft = self.member.raft.clone();
         self.runtime.spawn(async move {
             let answers = raft.stream_append(requests(first, messages));
             futures::pin_mut!(answers);
@@ -161,9 +145,9 @@ impl RaftService for RaftHandler {
         request: Request<v1::VoteRequest>,
     ) -> Result<Response<v1::VoteResponse>, Status> {
         let message = request.into_inner();
-        self.guard.check(message.envelope.as_ref())?;
+        self.member.guard.check(message.envelope.as_ref())?;
         let vote = self.without_lease_of_the_dead(decode(&message.body)?);
-        let answer = self.raft.vote(vote).await.map_err(stopped)?;
+        let answer = self.member.raft.vote(vote).await.map_err(stopped)?;
         let body = encode(&answer)?;
         Ok(Response::new(v1::VoteResponse { body }))
     }
@@ -173,9 +157,11 @@ impl RaftService for RaftHandler {
         request: Request<v1::PreVoteRequest>,
     ) -> Result<Response<v1::PreVoteResponse>, Status> {
         let message = request.into_inner();
-        self.guard.check(message.envelope.as_ref())?;
+        self.member.guard.check(message.envelope.as_ref())?;
         let body = match decode(&message.body)? {
-            PreVoteBody::Vote(vote) => encode(&self.raft.pre_vote(vote).await.map_err(stopped)?)?,
+            PreVoteBody::Vote(vote) => {
+                encode(&self.member.raft.pre_vote(vote).await.map_err(stopped)?)?
+            }
             ask @ PreVoteBody::LeaderGone { .. } => encode(&self.would_replace(&ask).await)?,
         };
         Ok(Response::new(v1::PreVoteResponse { body }))
@@ -189,14 +175,14 @@ impl RaftService for RaftHandler {
         let Some(first) = messages.message().await? else {
             return Err(Status::invalid_argument("a snapshot has no parts"));
         };
-        self.guard.check(first.envelope.as_ref())?;
+        self.member.guard.check(first.envelope.as_ref())?;
         let head: SnapshotHead = decode(&first.head)?;
         let image = receive_parts(&head, first, messages).await?;
         let snapshot = Snapshot {
             meta: head.meta,
             snapshot: image,
         };
-        let (raft, vote) = (self.raft.clone(), head.vote);
+        let (raft, vote) = (self.member.raft.clone(), head.vote);
         let installing = self
             .runtime
             .spawn(async move { raft.install_full_snapshot(vote, snapshot).await });
@@ -210,9 +196,9 @@ impl RaftService for RaftHandler {
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let message = request.into_inner();
-        self.guard.check(message.envelope.as_ref())?;
+        self.member.guard.check(message.envelope.as_ref())?;
         let transfer = decode(&message.body)?;
-        let handled = self.raft.handle_transfer_leader(transfer).await;
+        let handled = self.member.raft.handle_transfer_leader(transfer).await;
         handled
             .map_err(stopped)?
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
@@ -223,16 +209,17 @@ impl RaftService for RaftHandler {
         &self,
         request: Request<v1::GreetRequest>,
     ) -> Result<Response<v1::GreetResponse>, Status> {
-        self.guard
+        self.member
+            .guard
             .check_greeting(request.into_inner().envelope.as_ref())?;
-        let identity = self.guard.identity();
+        let identity = self.member.guard.identity();
         Ok(Response::new(v1::GreetResponse {
             node_id: identity.node_id.0,
             directory_id: identity.directory_id.as_bytes().to_vec().into(),
             cluster_id: identity
                 .cluster_id()
                 .map_or(String::new(), |id| id.to_string()),
-            has_state: !self.store.is_empty() || self.status.borrow().has_members,
+            has_state: !self.member.store.is_empty() || self.member.status.borrow().has_members,
         }))
     }
 }

@@ -3,18 +3,13 @@
 //! make the state.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::log_store::LogStore;
 use super::snapshot_file::SnapshotDir;
 use super::state_machine::SinceSnapshot;
-use super::types::Raft;
-
-/// How often it is looked at.
-const INTERVAL: Duration = Duration::from_millis(200);
+use super::types::{LogId, Raft};
 
 /// Keeps the log short.
 pub struct SnapshotKeeper {
@@ -22,39 +17,47 @@ pub struct SnapshotKeeper {
     pub store: LogStore,
     pub snapshots: SnapshotDir,
     pub since: Arc<SinceSnapshot>,
-    pub entries_max: u64,
-    pub bytes_max: u64,
 }
 
 impl SnapshotKeeper {
     /// Runs until the consensus is gone.
     pub async fn run(self) {
-        let mut interval = tokio::time::interval(INTERVAL);
+        let mut metrics = self.raft.data_metrics();
         let mut purged_for = None;
         loop {
-            interval.tick().await;
-            let due = self.since.entries.load(Ordering::Relaxed) >= self.entries_max
-                || self.since.bytes.load(Ordering::Relaxed) >= self.bytes_max;
-            if due && self.raft.trigger().snapshot().await.is_err() {
-                return;
-            }
-            let newest = self.raft.metrics().borrow_watched().snapshot;
-            if newest == purged_for {
-                continue;
-            }
-            match self.snapshots.oldest_kept_index() {
-                Ok(Some(index)) if self.store.purged().is_none_or(|log| log.index < index) => {
-                    if self.raft.trigger().purge_log(index).await.is_err() {
+            tokio::select! {
+                () = self.since.due.notified() => {
+                    if self.raft.trigger().snapshot().await.is_err() {
                         return;
                     }
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the snapshots cannot be listed");
-                    continue;
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let newest = metrics.borrow_watched().snapshot;
+                    if newest != purged_for && self.purge(newest).await {
+                        purged_for = newest;
+                    }
                 }
             }
-            purged_for = newest;
         }
+    }
+
+    /// Gives up what the snapshot before the newest covers. Says whether that is settled.
+    async fn purge(&self, newest: Option<LogId>) -> bool {
+        let kept = match self.snapshots.oldest_kept_index() {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "the snapshots cannot be listed");
+                return false;
+            }
+        };
+        let Some(index) = kept.filter(|index| newest.is_some_and(|newest| *index < newest.index))
+        else {
+            return true;
+        };
+        let is_new = self.store.purged().is_none_or(|log| log.index < index);
+        !is_new || self.raft.trigger().purge_log(index).await.is_ok()
     }
 }

@@ -14,6 +14,7 @@ use ottla_metadata::{
     MetadataBatch, MetadataDelta, MetadataImage, MetadataRecord, snapshot_from_bytes,
     snapshot_to_bytes,
 };
+use tokio::sync::Notify;
 
 use super::snapshot_file::{SnapshotDir, StoredSnapshot};
 use super::types::{
@@ -22,11 +23,41 @@ use super::types::{
 use crate::feed::{CommittedBatch, Current, Feed, LogPosition};
 use crate::history::History;
 
-/// How much was applied since the last snapshot.
-#[derive(Debug, Default)]
+/// How much was applied since the last snapshot, and how much makes another due.
+#[derive(Debug)]
 pub struct SinceSnapshot {
-    pub entries: AtomicU64,
-    pub bytes: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    entries_max: u64,
+    bytes_max: u64,
+    /// Told with each entry while a snapshot is due.
+    pub due: Notify,
+}
+
+impl SinceSnapshot {
+    /// A snapshot is due after so many entries, or so many bytes of them.
+    pub fn new(entries_max: u64, bytes_max: u64) -> SinceSnapshot {
+        SinceSnapshot {
+            entries: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            entries_max,
+            bytes_max,
+            due: Notify::new(),
+        }
+    }
+
+    fn add(&self, bytes: u64) {
+        let entries = self.entries.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if entries >= self.entries_max || bytes >= self.bytes_max {
+            self.due.notify_one();
+        }
+    }
+
+    fn reset(&self) {
+        self.entries.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
 }
 
 /// The metadata image as the consensus' state machine.
@@ -52,6 +83,7 @@ impl StateMachine {
         newest: Option<StoredSnapshot>,
         feed: Arc<Feed>,
         history: History,
+        since: Arc<SinceSnapshot>,
     ) -> io::Result<StateMachine> {
         let mut machine = StateMachine {
             image: Arc::default(),
@@ -61,7 +93,7 @@ impl StateMachine {
             newest: None,
             feed,
             history,
-            since: Arc::default(),
+            since,
         };
         if let Some(snapshot) = newest {
             machine.restore(&snapshot)?;
@@ -70,18 +102,13 @@ impl StateMachine {
         Ok(machine)
     }
 
-    pub fn since_snapshot(&self) -> Arc<SinceSnapshot> {
-        Arc::clone(&self.since)
-    }
-
     fn restore(&mut self, snapshot: &StoredSnapshot) -> io::Result<()> {
         let image = snapshot_from_bytes(&snapshot.image)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.image = Arc::new(image);
         self.applied = snapshot.meta.last_log_id;
         self.membership = snapshot.meta.last_membership.clone();
-        self.since.entries.store(0, Ordering::Relaxed);
-        self.since.bytes.store(0, Ordering::Relaxed);
+        self.since.reset();
         self.feed.replace(self.current());
         Ok(())
     }
@@ -141,18 +168,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let (entry, responder) = next?;
             let (applied, batch) = match &entry.payload {
                 EntryPayload::Blank => (Applied::Nothing, None),
-                EntryPayload::Normal(data) => {
-                    let bytes = data.0.len() as u64;
-                    self.since.bytes.fetch_add(bytes, Ordering::Relaxed);
-                    self.replay(data)?
-                }
+                EntryPayload::Normal(data) => self.replay(data)?,
                 EntryPayload::Membership(membership) => {
                     let log_id = Some(entry.log_id);
                     self.membership = StoredMembership::new(log_id, membership.clone());
                     (Applied::Nothing, None)
                 }
             };
-            self.since.entries.fetch_add(1, Ordering::Relaxed);
+            self.since.add(match &entry.payload {
+                EntryPayload::Normal(data) => data.0.len() as u64,
+                EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+            });
             self.applied = Some(entry.log_id);
             if let Some(batch) = &batch {
                 self.history.add(batch);
@@ -166,8 +192,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.since.entries.store(0, Ordering::Relaxed);
-        self.since.bytes.store(0, Ordering::Relaxed);
+        self.since.reset();
         SnapshotBuilder {
             image: Arc::clone(&self.image),
             meta: SnapshotMeta {

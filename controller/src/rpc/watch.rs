@@ -95,7 +95,7 @@ impl Watcher {
             changes.borrow_and_update();
             match feed.next(self.offset) {
                 Next::Batches(batches) => self.send_batches(&batches).await?,
-                Next::Snapshot(image) => self.send_snapshot(&image).await?,
+                Next::Snapshot(image) => self.send_snapshot(image).await?,
                 Next::Nothing => {
                     let leader = self.status.borrow_and_update().leader;
                     if told != Some(leader) {
@@ -176,8 +176,11 @@ impl Watcher {
         self.send(Message::Records(rest)).await
     }
 
-    async fn send_snapshot(&mut self, image: &MetadataImage) -> Result<(), Gone> {
-        let rows = encode_snapshot(image);
+    async fn send_snapshot(&mut self, image: Arc<MetadataImage>) -> Result<(), Gone> {
+        let end = image.offset;
+        // A large image takes a while; the others served here shall not wait for it.
+        let encoding = tokio::task::spawn_blocking(move || encode_snapshot(&image));
+        let rows = encoding.await.map_err(|_| Gone::Left)?;
         let mut parts = vec![Vec::new()];
         let mut bytes = 0;
         for row in rows {
@@ -193,14 +196,14 @@ impl Watcher {
         let count = parts.len();
         for (number, records) in parts.into_iter().enumerate() {
             let part = v1::MetadataSnapshotPart {
-                end_offset: image.offset.0,
+                end_offset: end.0,
                 first: number == 0,
                 last: number + 1 == count,
                 records,
             };
             self.send(Message::Snapshot(part)).await?;
         }
-        self.offset = image.offset;
+        self.offset = end;
         Ok(())
     }
 }

@@ -58,7 +58,9 @@ impl Running {
         node.add_services(&mut routes);
         let address = format!("127.0.0.1:{}", endpoint.port).parse().unwrap();
         let _entered = server.enter();
-        let incoming = TcpIncoming::bind(address).unwrap().with_nodelay(Some(true));
+        // The port of a node that was just killed is closed a moment later.
+        let incoming = wait_for("the port", || TcpIncoming::bind(address).ok());
+        let incoming = incoming.with_nodelay(Some(true));
         let serving = Server::builder()
             .add_routes(routes.routes())
             .serve_with_incoming(incoming);
@@ -105,6 +107,13 @@ pub struct Cluster {
 impl Cluster {
     /// Three controllers, none of which runs yet.
     pub fn of_three() -> Cluster {
+        // `RUST_LOG` shows what the nodes do.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let shown = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_thread_names(true)
+            .with_test_writer();
+        drop(shown.try_init());
         let voter = |id| Voter {
             node_id: NodeId(id),
             internal_endpoint: Endpoint::new("127.0.0.1", free_port()),
@@ -174,7 +183,8 @@ impl Cluster {
         wait_for("the cluster to be founded", || {
             let founded = |running: &Running| {
                 let image = running.node().feed().current().image;
-                image.cluster_id.is_some() && image.controllers.len() == 3
+                let known = running.node().status().borrow().cluster_id.is_some();
+                known && image.controllers.len() == 3
             };
             self.running.values().all(founded).then_some(())
         });
@@ -238,6 +248,15 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Checks that something stays true; what must not happen can only be waited for.
+pub fn holds_for(duration: Duration, mut check: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < duration {
+        assert!(check(), "it stopped being so after {:?}", begun.elapsed());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -14,7 +14,7 @@ use crate::harness::{Cluster, free_port, wait_for};
 
 /// A broker as far as its control stream goes.
 pub struct FakeBroker {
-    pub epoch: i64,
+    epoch: i64,
     beats: mpsc::Sender<v1::ControlRequest>,
     responses: Streaming<v1::ControlResponse>,
 }
@@ -53,6 +53,7 @@ impl FakeBroker {
             let Some(FromController::Registered(registered)) = answer.message else {
                 panic!("not registered: {answer:?}");
             };
+            assert!(registered.broker_epoch > 0 && registered.beat_interval_ms > 0);
             FakeBroker {
                 epoch: registered.broker_epoch,
                 beats,
@@ -169,4 +170,66 @@ fn the_quorum_can_be_inspected() {
     assert_eq!(quorum.leader_id, Some(active));
     assert_eq!(quorum.voters.len(), 3);
     assert!(quorum.high_watermark > 0);
+}
+
+#[test]
+fn producer_ids_are_given_once_and_only_to_the_registered_process() {
+    let cluster = Cluster::founded();
+    let active = cluster.wait_active();
+    let broker = FakeBroker::register(&cluster, active, 1);
+    let mut client = cluster.client(active);
+    let mut allocate = |broker_epoch| {
+        let request = v1::AllocateProducerIdsRequest {
+            broker_id: 1,
+            broker_epoch,
+        };
+        let answer = client.allocate_producer_ids(request);
+        cluster
+            .client
+            .block_on(answer)
+            .map(tonic::Response::into_inner)
+    };
+    let first = allocate(broker.epoch).unwrap();
+    let second = allocate(broker.epoch).unwrap();
+    assert_eq!(
+        second.first_producer_id,
+        first.first_producer_id + first.count
+    );
+    let stale = allocate(broker.epoch - 1).unwrap_err();
+    assert_eq!(
+        from_status(&stale).unwrap().code,
+        ErrorCode::StaleBrokerEpoch
+    );
+}
+
+#[test]
+fn a_proposed_isr_is_judged_partition_by_partition() {
+    let cluster = Cluster::founded();
+    let active = cluster.wait_active();
+    let mut broker = FakeBroker::register(&cluster, active, 1);
+    broker.join(&cluster, active);
+    create_topic(&cluster, active, 5_000).unwrap();
+    let image = cluster.running[&active].node().feed().current().image;
+    let topic = image.topics.iter().next().unwrap();
+    let change = |topic_id: Vec<u8>| v1::AlterPartition {
+        topic_id: topic_id.into(),
+        partition: 0,
+        leader_epoch: 0,
+        partition_epoch: 0,
+        isr: vec![v1::IsrMember {
+            broker_id: 1,
+            broker_epoch: broker.epoch,
+        }],
+    };
+    let request = v1::AlterPartitionsRequest {
+        broker_id: 1,
+        broker_epoch: broker.epoch,
+        partitions: vec![change(topic.id.as_bytes().to_vec()), change(vec![7; 16])],
+    };
+    let mut client = cluster.client(active);
+    let answer = cluster.client.block_on(client.alter_partitions(request));
+    let results = answer.unwrap().into_inner().results;
+    let codes: Vec<_> = results.iter().map(|result| result.error_code).collect();
+    let unknown = i32::from(ErrorCode::UnknownTopicId.number());
+    assert_eq!(codes, [0, unknown]);
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::feed::Feed;
 use crate::history::History;
 use crate::quorum::snapshot_file::SnapshotDir;
-use crate::quorum::state_machine::StateMachine;
+use crate::quorum::state_machine::{SinceSnapshot, StateMachine};
 use crate::quorum::types::EntryData;
 
 const DIR: &str = "/raft";
@@ -28,7 +28,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let snapshots = SnapshotDir::open(disk, dir.path().join("snapshots")).unwrap();
         let feed = Arc::new(Feed::new(1 << 20));
         let history = History::open(&dir.path().join("history"), i64::MAX);
-        let machine = StateMachine::open(snapshots, None, feed, history).unwrap();
+        let since = Arc::new(SinceSnapshot::new(u64::MAX, u64::MAX));
+        let machine = StateMachine::open(snapshots, None, feed, history, since).unwrap();
         Ok((dir, store, machine))
     }
 }

@@ -1,0 +1,89 @@
+//! Follows who leads: for the status, for the guard (which voters there are) and for the fatal
+//! callback (the consensus stopped).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
+use tokio::sync::watch;
+
+use super::QuorumStatus;
+use super::guard::Guard;
+use super::types::{Raft, node_id};
+use crate::error::FatalError;
+
+/// How often the status is looked at without a change of the consensus.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Keeps the status up to date.
+pub struct StatusFollower {
+    raft: Raft,
+    guard: Arc<Guard>,
+    /// How long a leader that no majority answers counts as one.
+    patience: Duration,
+    sender: watch::Sender<QuorumStatus>,
+}
+
+impl StatusFollower {
+    /// The follower, with the status as it is before the consensus runs.
+    pub fn new(
+        raft: &Raft,
+        guard: Arc<Guard>,
+        patience: Duration,
+    ) -> (StatusFollower, watch::Receiver<QuorumStatus>) {
+        let (sender, status) = watch::channel(QuorumStatus::default());
+        let follower = StatusFollower {
+            raft: raft.clone(),
+            guard,
+            patience,
+            sender,
+        };
+        follower.note();
+        (follower, status)
+    }
+
+    /// Runs until the consensus is gone.
+    pub async fn run(self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            self.note();
+            let changed = tokio::time::timeout(INTERVAL, metrics.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                self.note();
+                return;
+            }
+        }
+    }
+
+    fn note(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        match &metrics.running_state {
+            Ok(()) | Err(Fatal::Stopped) => {}
+            Err(error) => self.guard.fatal(FatalError::Consensus(error.to_string())),
+        }
+        let members = metrics.membership_config.nodes();
+        let registered: BTreeMap<_, _> = members
+            .map(|(id, node)| (node_id(*id), node.directory_id()))
+            .collect();
+        // A leader that no majority answers must not keep the brokers to itself: others may have
+        // elected another long since.
+        let acknowledged = metrics.last_quorum_acked;
+        let is_followed = acknowledged.is_some_and(|at| at.elapsed() < self.patience);
+        let leads = metrics.state == ServerState::Leader;
+        let is_running = metrics.running_state.is_ok();
+        let leader = metrics.current_leader.map(node_id);
+        let status = QuorumStatus {
+            leader: leader.filter(|_| is_running && (!leads || is_followed)),
+            term: metrics.current_term,
+            is_leader: is_running && leads && is_followed,
+            has_members: !registered.is_empty(),
+        };
+        self.guard.set_registered(registered);
+        self.sender
+            .send_if_modified(|current| std::mem::replace(current, status) != status);
+    }
+}

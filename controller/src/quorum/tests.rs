@@ -1,0 +1,201 @@
+//! A quorum of one on a disk that forgets and fails.
+
+use std::path::Path;
+
+use ottla_log::{Disk, SimDisk};
+use ottla_metadata::{ClusterCreated, Endpoint, MetadataBatch, MetadataRecord, TopicCreated};
+use ottla_model::name::TopicName;
+use ottla_model::{ClusterId, DirectoryId, MetadataOffset, TimestampMs, TopicId};
+
+use super::*;
+use crate::config::{QuorumConfig, Voter};
+use crate::dir_lock::DirLock;
+use crate::error::FatalError;
+use crate::feed::Feed;
+use crate::history::History;
+use crate::identity::Identity;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a node has: a disk that outlives it, and a directory for what may be lost.
+struct Node {
+    disk: SimDisk,
+    dir: tempfile::TempDir,
+    snapshot_entries: u64,
+}
+
+/// A node that runs.
+struct Running {
+    quorum: Quorum,
+    feed: Arc<Feed>,
+    fatal: watch::Receiver<Option<FatalError>>,
+}
+
+impl Node {
+    fn new() -> Node {
+        Node {
+            disk: SimDisk::new(),
+            dir: tempfile::tempdir().unwrap(),
+            snapshot_entries: 10,
+        }
+    }
+
+    async fn start(&self) -> Running {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let dir = Path::new("/controller");
+        disk.create_dir_all(dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let directory = DirectoryId::from_random(1);
+        let identity = Identity::open(Arc::clone(&disk), dir, NodeId(1), directory).unwrap();
+        let (note, fatal) = watch::channel(None);
+        let on_fatal: OnFatal = Arc::new(move |error| {
+            note.send_replace(Some(error));
+        });
+        let feed = Arc::new(Feed::new(1 << 20));
+        let mut config = QuorumConfig::new(vec![Voter {
+            node_id: NodeId(1),
+            internal_endpoint: Endpoint::new("127.0.0.1", 1),
+        }]);
+        config.log_file_bytes = 16 * 1024;
+        config.snapshot_entries = self.snapshot_entries;
+        let quorum = Quorum::open(QuorumParts {
+            disk,
+            lock: DirLock::take(self.dir.path()).unwrap(),
+            dir: dir.to_owned(),
+            guard: Arc::new(Guard::new(Arc::new(identity), on_fatal)),
+            config,
+            feed: Arc::clone(&feed),
+            history: History::open(&self.dir.path().join("history"), i64::MAX),
+            log_id_if_new: 3,
+        });
+        Running {
+            quorum: quorum.await.unwrap(),
+            feed,
+            fatal,
+        }
+    }
+}
+
+impl Running {
+    async fn lead(&self) {
+        let mut status = self.quorum.status();
+        let leads = status.wait_for(|status| status.is_leader);
+        tokio::time::timeout(PATIENCE, leads)
+            .await
+            .unwrap()
+            .unwrap();
+        // Its own first entry, and with it everything before, is applied.
+        let term = self.quorum.status().borrow().term;
+        let mut current = self.feed.subscribe();
+        let applied = current.wait_for(|now| now.applied.is_some_and(|at| at.term == term));
+        tokio::time::timeout(PATIENCE, applied)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    async fn propose(&self, record: MetadataRecord) -> Result<Applied, ProposeError> {
+        let batch = MetadataBatch {
+            base_offset: self.feed.current().image.offset,
+            records: vec![record],
+            wall_ms: TimestampMs(0),
+        };
+        self.quorum.propose(batch.encode()).await
+    }
+}
+
+fn found() -> MetadataRecord {
+    let cluster_id = ClusterId::from_random(9);
+    ClusterCreated { cluster_id }.into()
+}
+
+fn topic(number: u128) -> MetadataRecord {
+    let topic = TopicId::from_random(number);
+    let name = TopicName::new(format!("topic-{number}")).unwrap();
+    TopicCreated { topic, name }.into()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn what_was_committed_survives_any_crash() {
+    let mut purged = 0;
+    for seed in 0..12_u64 {
+        let node = Node::new();
+        let mut committed = 0;
+        let mut number = 0;
+        for life in 0..4 {
+            let runtime = runtime();
+            runtime.block_on(async {
+                let running = node.start().await;
+                running.lead().await;
+                let offset = running.feed.current().image.offset.0;
+                assert!(offset >= committed, "seed {seed} life {life}: {offset}");
+                node.disk
+                    .lose_power_after(40 + (seed * 37 + life * 11) % 200);
+                loop {
+                    number += 1;
+                    match running.propose(topic(number)).await {
+                        Ok(Applied::Replayed(end)) => committed = end.0,
+                        Ok(other) => panic!("seed {seed}: {other:?}"),
+                        Err(_) => break,
+                    }
+                }
+                purged += u64::from(running.quorum.member.store.purged().is_some());
+            });
+            drop(runtime);
+            wait_until_free(&node);
+            node.disk.crash_keeping_some(seed * 7 + life);
+        }
+    }
+    assert!(purged > 0, "no run went past a snapshot");
+}
+
+/// The writer's thread ends a moment after its last handle is gone.
+fn wait_until_free(node: &Node) {
+    let begun = std::time::Instant::now();
+    while DirLock::take(node.dir.path()).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the directory stays taken");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_entry_decided_on_a_stale_image_is_skipped() {
+    runtime().block_on(async {
+        let running = Node::new().start().await;
+        running.lead().await;
+        running.propose(found()).await.unwrap();
+        let stale = MetadataBatch {
+            base_offset: MetadataOffset::ZERO,
+            records: vec![topic(1)],
+            wall_ms: TimestampMs(0),
+        };
+        let applied = running.quorum.propose(stale.encode()).await.unwrap();
+        assert_eq!(applied, Applied::Skipped);
+        assert_eq!(running.feed.current().image.offset, MetadataOffset(1));
+    });
+}
+
+#[test]
+fn a_sync_that_fails_stops_the_node_with_the_reason() {
+    runtime().block_on(async {
+        let node = Node::new();
+        let mut running = node.start().await;
+        running.lead().await;
+        running.propose(found()).await.unwrap();
+        node.disk.fail_next_sync();
+        let failed = running.propose(topic(1)).await.unwrap_err();
+        assert!(matches!(failed, ProposeError::Stopped(_)), "{failed}");
+        let fatal = running.fatal.wait_for(Option::is_some);
+        let fatal = tokio::time::timeout(PATIENCE, fatal).await.unwrap();
+        let fatal = fatal.unwrap().clone();
+        assert!(matches!(fatal, Some(FatalError::Consensus(_))), "{fatal:?}");
+        assert!(!running.quorum.status().borrow().is_leader);
+    });
+}
