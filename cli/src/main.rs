@@ -58,7 +58,7 @@ fn prepare_and_run(cli: Cli) -> CommandResult {
 /// Sends what is traced to standard error: by `--log-level`, else `RUST_LOG`, else a default.
 fn init_logging(cli: &Cli) -> CommandResult {
     let default = match cli.command {
-        Command::Server(_) => "info,openraft=warn,sled=warn",
+        Command::Server(_) => "info,openraft=error,sled=warn",
         _ => "warn",
     };
     let filter = match &cli.log_level {

@@ -118,7 +118,7 @@ impl Default for ControllerSection {
     fn default() -> ControllerSection {
         ControllerSection {
             heartbeat_ms: 100,
-            election_timeout_ms: [400, 800],
+            election_timeout_ms: [400, 600],
             session_timeout_ms: 3_000,
             snapshot_interval_entries: 50_000,
         }
