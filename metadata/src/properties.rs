@@ -261,7 +261,11 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_snapshot_file_is_refused(steps in history(), at in any::<prop::sample::Index>(), flip in 1u8..) {
+    fn a_damaged_snapshot_file_is_refused(
+        steps in history(),
+        at in any::<prop::sample::Index>(),
+        flip in 1u8..,
+    ) {
         let mut delta = MetadataDelta::new(Arc::default());
         for (number, step) in steps.into_iter().enumerate() {
             let _ = delta.replay(&record_for(delta.image(), step, number));

@@ -1,6 +1,7 @@
 //! Writing records: batches per partition, pipelined to the leaders, retried without duplicates.
 //!
-//! [`Producer::send`] puts a record into its partition's batch; a task of its own, the driver, sends
+//! [`Producer::send`] puts a record into its partition's batch; a task of its own, the driver,
+//! sends
 //! what is ready. The decisions stand in pure parts: `accumulator` (what is ready), `partition`
 //! (what an answer means) and `sender` (what goes where).
 

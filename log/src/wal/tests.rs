@@ -171,7 +171,8 @@ fn damage_in_a_file_before_the_last_is_corruption() {
     );
     let error = open(&disk).unwrap_err();
     assert!(
-        matches!(&error, LogError::Corrupt { position, .. } if *position == last_frame_of_first_file),
+        matches!(&error, LogError::Corrupt { position, .. }
+            if *position == last_frame_of_first_file),
         "{error}"
     );
 }

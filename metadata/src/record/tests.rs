@@ -190,7 +190,10 @@ fn a_field_that_no_writer_wrote_is_refused() {
 
 proptest! {
     #[test]
-    fn any_bytes_decode_without_a_panic(id in 0u8..16, body in proptest::collection::vec(any::<u8>(), 0..80)) {
+    fn any_bytes_decode_without_a_panic(
+        id in 0u8..16,
+        body in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
         let _ = MetadataRecord::decode(&body);
         let mut framed = vec![id, 0];
         framed.extend(&body);
@@ -201,7 +204,11 @@ proptest! {
     }
 
     #[test]
-    fn damaged_records_decode_without_a_panic(which in 0usize..14, at in 0usize..200, flip in 1u8..) {
+    fn damaged_records_decode_without_a_panic(
+        which in 0usize..14,
+        at in 0usize..200,
+        flip in 1u8..,
+    ) {
         let mut bytes = samples()[which].encode().to_vec();
         let at = at % bytes.len();
         bytes[at] ^= flip;

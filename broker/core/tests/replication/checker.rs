@@ -28,7 +28,8 @@ impl Checker {
         );
     }
 
-    /// I2: what a leader shows to consumers never changes. The leader's log is committed up to `to`.
+    /// I2: what a leader shows to consumers never changes. The leader's log is committed up to
+    /// `to`.
     pub fn committed(&mut self, log: &Log, to: Offset) {
         if self.is_lossy {
             return;
