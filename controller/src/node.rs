@@ -23,6 +23,7 @@ use crate::error::{FatalError, StartError};
 use crate::feed::{Current, Feed};
 use crate::history::History;
 use crate::identity::Identity;
+use crate::liveness;
 use crate::quorum::{Guard, OnFatal, Quorum, QuorumParts, QuorumStatus};
 use crate::rpc::{ControllerHandler, Timings};
 
@@ -87,6 +88,8 @@ impl ControllerNode {
             config.version.clone(),
         );
         decision_runtime.spawn(worker.run());
+        let unseen = liveness::look_after_unseen(decisions.clone(), config.probe_timeout);
+        decision_runtime.spawn(unseen);
         let (sender, status) = watch::channel(ControllerStatus {
             cluster_id: identity.cluster_id(),
             ..ControllerStatus::default()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ottla_metadata::{Cause, MetadataImage, MetadataRecord};
+use ottla_metadata::{BrokerRegistration, Cause, MetadataImage, MetadataRecord};
 use ottla_model::error::ApiError;
 use ottla_model::{BrokerEpoch, ErrorCode, Instant, MetadataOffset, NodeId, TopicIdPartition};
 
@@ -167,6 +167,19 @@ impl ControllerCore {
         if let Some(active) = &mut self.active {
             active.sessions.disconnected(broker, epoch);
         }
+    }
+
+    /// Unfenced brokers that have not connected to this controller. They may have died while
+    /// nobody was active; the shell looks after them.
+    pub fn unseen_brokers(&self) -> Vec<BrokerRegistration> {
+        let Some(active) = &self.active else {
+            return Vec::new();
+        };
+        let current = |(broker, epoch): (NodeId, BrokerEpoch)| {
+            let known = active.scratch.broker(broker)?;
+            (known.epoch == epoch && !known.fenced).then(|| known.clone())
+        };
+        active.sessions.unseen().filter_map(current).collect()
     }
 
     /// Periodic work that is due: fences one broker whose session ended (the next deadline comes

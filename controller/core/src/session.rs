@@ -107,6 +107,15 @@ impl Sessions {
         }
     }
 
+    /// The registrations that never connected to this controller.
+    pub(crate) fn unseen(&self) -> impl Iterator<Item = (NodeId, BrokerEpoch)> + '_ {
+        let unseen = |(_, session): &(&NodeId, &Session)| session.link == Link::Unseen;
+        self.by_broker
+            .iter()
+            .filter(unseen)
+            .map(|(broker, session)| (*broker, session.epoch))
+    }
+
     pub(crate) fn disconnected(&mut self, broker: NodeId, epoch: BrokerEpoch) {
         if let Some(session) = self.current(broker, epoch) {
             session.link = match session.link {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_controller_core::{BeatOutcome, BeatState, ControllerCore, Reply, Request};
+use ottla_metadata::BrokerRegistration;
 use ottla_model::error::ApiError;
 use ottla_model::limits::CONTROLLER_QUEUE_MAX;
 use ottla_model::{BrokerEpoch, ErrorCode, Instant, MetadataOffset, NodeId};
@@ -122,6 +123,11 @@ impl Decisions {
         let now = self.shared.clock.now();
         self.shared.core.lock().on_disconnected(now, broker, epoch);
         self.shared.poke.notify_one();
+    }
+
+    /// Unfenced brokers that have not connected since this controller became active.
+    pub fn unseen_brokers(&self) -> Vec<BrokerRegistration> {
+        self.shared.core.lock().unseen_brokers()
     }
 
     /// Who leads, and every change of it.
