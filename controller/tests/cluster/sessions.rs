@@ -125,6 +125,26 @@ fn a_broker_whose_port_refuses_is_fenced_as_soon_as_its_stream_closes() {
     assert!(waited < Duration::from_millis(1_000), "{waited:?}");
 }
 
+/// No stream of such a broker closes at the new active controller, so it once was noticed only by
+/// its session timeout, which is out of reach here.
+#[test]
+fn a_broker_that_dies_together_with_the_active_controller_is_fenced_by_the_next() {
+    let mut cluster = Cluster::of_three();
+    cluster.tune = |config| config.controller.session_timeout = Duration::from_secs(600);
+    cluster.start_all();
+    cluster.wait_founded();
+    let active = cluster.wait_active();
+    let mut broker = FakeBroker::register(&cluster, active, 1);
+    broker.join(&cluster, active);
+    cluster.kill(active);
+    drop(broker);
+    let next = cluster.wait_active();
+    wait_for("the broker to be fenced", || {
+        let image = cluster.running[&next].node().feed().current().image;
+        image.brokers[&NodeId(1)].fenced.then_some(())
+    });
+}
+
 #[test]
 fn a_controller_that_is_not_active_says_who_is() {
     let cluster = Cluster::founded();
