@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     .await?;
     let producer = client.producer(ProducerConfig::default());
     let value = Bytes::from(vec![b'x'; load.record_bytes]);
-    let latencies = Arc::new(Mutex::new(Histogram::<u64>::new(3)?));
+    let latencies = Arc::new(Mutex::new(Histogram::<u64>::new_with_max(120_000_000, 3)?));
     let began = Instant::now();
     let mut sent: u64 = 0;
     while began.elapsed() < load.duration {
