@@ -12,9 +12,8 @@ binary="${CARGO_TARGET_DIR:-$root/target}/release/ottla"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 rootfs="$context/rootfs"
-mkdir -p "$rootfs/var/lib/ottla" "$rootfs/etc/ottla" "$rootfs/tmp"
+mkdir -p "$context/data" "$rootfs/etc/ottla" "$rootfs/tmp"
 chmod 1777 "$rootfs/tmp"
-chown 65532:65532 "$rootfs/var/lib/ottla" 2>/dev/null || chmod 0777 "$rootfs/var/lib/ottla"
 cp "$binary" "$rootfs/ottla"
 # The program's shared libraries, at the places where it looks for them.
 ldd "$binary" | awk '/=> \//{print $3} /^\t\/lib/{print $1}' | while read -r library; do
