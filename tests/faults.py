@@ -6,6 +6,7 @@ lost.
     tests/faults.py [--ottla target/release/ottla] [STORY ...]"""
 
 import argparse
+import json
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness import Cluster, fail
+from harness import Cluster, fail, find_partitions
 
 TOPIC = "faults"
 KEYS = 50
@@ -123,6 +124,32 @@ def quorum_lost(cluster):
           f"{recovered:.1f} s after it returned")
 
 
+def broker_restarted_without_controllers(cluster):
+    """With no controller at all, a broker that restarts serves from its own copy of the metadata:
+    it follows again, so that writes to the others' partitions go on, and its records are read."""
+    writer = Writer(cluster)
+    wait_for_load(writer, 1_000)
+    sent = writer.stop()
+    # The copy on disk is at most a few seconds behind.
+    time.sleep(3)
+    gone = [cluster.kill(node["id"]) for node in cluster.with_role("controller")]
+    broker = cluster.with_role("broker")[0]
+    cluster.restart(cluster.kill(broker["id"]))
+    audit(cluster, sent)
+    described = json.loads(cluster.run("topic", "describe", TOPIC, "--output", "json"))
+    elsewhere = [p for p in find_partitions(described)
+                 if p.get("leader", p.get("leader_id")) != broker["id"]]
+    command = cluster.command("produce", TOPIC, "--partition", str(elsewhere[0]["partition"]))
+    done = subprocess.run(command, input="after\n", capture_output=True, text=True, timeout=30)
+    if done.returncode != 0:
+        fail(f"a write without controllers ended with {done.returncode}: {done.stderr}")
+    for node in gone:
+        cluster.restart(node)
+    took = healthy(cluster, 30)
+    print(f"broker restarted without controllers: {sent} records audited, healthy {took:.1f} s after "
+          "the controllers returned")
+
+
 def broker_disk_lost(cluster):
     """A broker comes back with an empty directory: it is refilled, and nothing is lost."""
     writer = Writer(cluster)
@@ -162,7 +189,8 @@ def controller_disk_lost(cluster):
     print(f"controller disk lost: refused with what to do; {sent} records audited")
 
 
-STORIES = [all_nodes_killed, quorum_lost, broker_disk_lost, controller_disk_lost]
+STORIES = [all_nodes_killed, quorum_lost, broker_restarted_without_controllers, broker_disk_lost,
+           controller_disk_lost]
 
 
 def main():

@@ -10,11 +10,17 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Where the response of a produce request goes.
 pub enum Responder {
-    /// Onto the stream that the request came on. The channel has room for every request that may
-    /// be in flight.
-    Stream(mpsc::Sender<v1::ProduceResponse>),
+    /// Onto the stream that the request came on. Its place is freed when the answer leaves the
+    /// channel, so the channel has room for every request that may be in flight.
+    Stream(mpsc::Sender<Answer>),
     /// To the one caller.
     Once(oneshot::Sender<v1::ProduceResponse>),
+}
+
+/// An answer on its way to the stream, with what is held until it leaves.
+pub struct Answer {
+    pub response: v1::ProduceResponse,
+    pub permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// Completes the error of a result with what only the broker's shell knows: leader hints.
@@ -109,10 +115,11 @@ impl PendingProduce {
         drop(state);
         // A client that has gone needs no answer.
         match responder {
-            Some(Responder::Stream(stream)) => drop(stream.try_send(response)),
+            Some(Responder::Stream(stream)) => {
+                drop(stream.try_send(Answer { response, permits }));
+            }
             Some(Responder::Once(caller)) => drop(caller.send(response)),
             None => {}
         }
-        drop(permits);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_model::error::ApiError;
-use ottla_model::{BrokerEpoch, ErrorCode, NodeId};
+use ottla_model::{BrokerEpoch, DirectoryId, ErrorCode, NodeId};
 use ottla_proto::v1;
 use ottla_proto::v1::control_request::Message as Say;
 use ottla_proto::v1::control_response::Message as Hear;
@@ -72,6 +72,10 @@ impl Registration {
 
     pub fn node_id(&self) -> NodeId {
         self.config.node_id
+    }
+
+    pub fn directory(&self) -> DirectoryId {
+        self.config.identity.directory_id
     }
 
     /// The epoch of the current registration.

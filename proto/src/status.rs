@@ -71,6 +71,18 @@ pub fn grpc_code(code: ErrorCode) -> Code {
     }
 }
 
+/// The longest message of a status, in bytes. It travels in headers, which have limits of their
+/// own: a message that echoes a request whole would break the caller's connection.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
+fn capped(message: &str) -> String {
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message.to_owned();
+    }
+    let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+    format!("{}…", &message[..end])
+}
+
 /// The status for a refusal, with its details.
 pub fn to_status(error: &ApiError) -> Status {
     let mut details = ErrorDetails::with_error_info(
@@ -79,12 +91,12 @@ pub fn to_status(error: &ApiError) -> Status {
         HashMap::from([("code".to_owned(), error.code.number().to_string())]),
     );
     if let Some(field) = &error.field {
-        details.add_bad_request_violation(field.clone(), error.message.clone());
+        details.add_bad_request_violation(capped(field), capped(&error.message));
     }
     if error.code.is_retriable() {
         details.set_retry_info(Some(RETRY_DELAY));
     }
-    Status::with_error_details(grpc_code(error.code), error.message.clone(), details)
+    Status::with_error_details(grpc_code(error.code), capped(&error.message), details)
 }
 
 /// The refusal in a status, if it came from Ottla.
@@ -148,6 +160,14 @@ mod tests {
                 code.is_retriable()
             );
         }
+    }
+
+    #[test]
+    fn a_message_that_echoes_too_much_is_cut() {
+        let error = ApiError::new(ErrorCode::InvalidTopic, "ä".repeat(100_000)).in_field("name");
+        let status = to_status(&error);
+        assert!(status.message().len() < 1_100);
+        assert!(status.details().len() < 3_000);
     }
 
     #[test]

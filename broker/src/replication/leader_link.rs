@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ottla_broker_core::partition::{FollowerPosition, Input, LeaderData};
 use ottla_model::batch::{BatchError, BatchHeader, next_batch, validate_batch};
 use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
-use ottla_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
+use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::v1;
 use ottla_proto::v1::replica_service_client::ReplicaServiceClient;
@@ -59,6 +59,20 @@ pub struct LinkContext {
     pub manager: Arc<ReplicaManager>,
     pub image: Arc<ImageStore>,
     pub registration: Arc<Registration>,
+}
+
+impl LinkContext {
+    /// The registration under which this broker follows: this run's or, while no controller has
+    /// answered this run yet, the last one's. Its log is as durable as it was then, provided that
+    /// the directory is the same; a replaced disk must wait for a registration of its own
+    /// (KIP-903).
+    fn broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.registration.epoch().or_else(|| {
+            let image = self.image.current();
+            let known = image.brokers.get(&self.registration.node_id())?;
+            (known.directory == self.registration.directory()).then_some(known.epoch)
+        })
+    }
 }
 
 impl LeaderLink {
@@ -176,8 +190,7 @@ impl LeaderLink {
             .get(&self.leader)
             .ok_or_else(|| unavailable("the leader is unknown"))?;
         let epoch = context
-            .registration
-            .epoch()
+            .broker_epoch()
             .ok_or_else(|| unavailable("not registered yet"))?;
         let hello = v1::ReplicateHello {
             cluster_id: image
@@ -211,7 +224,7 @@ impl LeaderLink {
         });
         while !self.is_stopped() {
             // A registration anew means a new broker epoch, which the stream must carry.
-            if context.registration.epoch() != Some(epoch) {
+            if context.broker_epoch() != Some(epoch) {
                 return Err(unavailable("registered anew"));
             }
             let message = tokio::select! {

@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT};
-use crate::produce::{Explain, PendingProduce, Responder};
+use crate::produce::{Answer, Explain, PendingProduce, Responder};
 use crate::replica::{ProduceInput, Replica};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ pub fn serve(
     broker: Arc<Broker>,
     mut requests: Streaming<v1::ProduceRequest>,
 ) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + 'static {
-    let (responses, mut receiver) = mpsc::channel(PRODUCE_IN_FLIGHT_MAX);
+    let (responses, mut receiver) = mpsc::channel::<Answer>(PRODUCE_IN_FLIGHT_MAX);
     let reading = tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX));
         while let Some(request) = requests.message().await? {
@@ -40,8 +40,9 @@ pub fn serve(
     });
     async_stream::stream! {
         // Ends once the reader and every request under way have let go of the channel.
-        while let Some(response) = receiver.recv().await {
-            yield Ok(response);
+        while let Some(answer) = receiver.recv().await {
+            yield Ok(answer.response);
+            drop(answer.permits);
         }
         if let Ok(Err(status)) = reading.await {
             yield Err(status);

@@ -130,7 +130,17 @@ fn greet(
             format!("broker {follower} is not registered as another broker of this cluster"),
         );
     }
-    Ok((follower, BrokerEpoch(hello.broker_epoch)))
+    let known = image.brokers.get(&follower).map(|broker| broker.epoch);
+    let epoch = BrokerEpoch(hello.broker_epoch);
+    // A newer registration than this broker has heard of will be known in a moment; the follower
+    // tries again. Taking its word would let anybody push the real follower aside.
+    if known != Some(epoch) {
+        return refuse(
+            ErrorCode::StaleBrokerEpoch,
+            format!("broker {follower} is not known here under broker epoch {epoch}"),
+        );
+    }
+    Ok((follower, epoch))
 }
 
 /// Sends what there is to send until the follower's stream ends.

@@ -127,10 +127,8 @@ impl Guard {
         let me = self.identity.node_id;
         let meant = DirectoryId::from_slice(&envelope.to_directory_id);
         if let Some(meant) = meant.filter(|meant| *meant != self.identity.directory_id) {
-            // Only the cluster that this node is or would be part of can tell it to stop.
-            if !envelope.cluster_id.is_empty() {
-                self.fatal(self.replaced(envelope.cluster_id.clone(), meant));
-            }
+            // Only refused: a caller's word alone must not stop a node. If this directory is not
+            // the voter's, the voters that this node calls say so in their refusals.
             return Err(Status::failed_precondition(format!(
                 "controller {me} is registered with directory {meant}, but this is directory {}",
                 self.identity.directory_id
@@ -142,7 +140,14 @@ impl Guard {
                 "the envelope names no directory of the sender",
             ));
         };
-        let registered = self.registered.read().get(&from).copied();
+        let voters = self.registered.read();
+        if !voters.is_empty() && !voters.contains_key(&from) {
+            return Err(Status::permission_denied(format!(
+                "node {from} is no voter of this quorum"
+            )));
+        }
+        let registered = voters.get(&from).copied();
+        drop(voters);
         match registered.filter(|registered| *registered != directory) {
             Some(registered) => Err(self.refuse_directory(from, registered, directory)),
             None => Ok(from),

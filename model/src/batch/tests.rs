@@ -115,6 +115,19 @@ fn a_valid_checksum_does_not_excuse_a_false_count() {
 }
 
 #[test]
+fn a_record_whose_lengths_lie_is_malformed() {
+    // The first record's key length, then its header count.
+    assert_eq!(
+        resealed(|bytes| bytes[65] = 40),
+        BatchError::Record { index: 0 }
+    );
+    assert_eq!(
+        resealed(|bytes| bytes[68] = 2),
+        BatchError::Record { index: 0 }
+    );
+}
+
+#[test]
 fn sequences_wrap_to_zero() {
     let mut builder = BatchBuilder::new(Compression::None);
     builder.set_producer(ProducerId(5), ProducerEpoch(1), i32::MAX);

@@ -4,6 +4,7 @@ use super::header::{BatchHeader, CRC_START, HEADER_BYTES};
 use super::varint::{take_varint, take_varlong};
 use crate::compression::Compression;
 use crate::limits::RECORDS_PER_BATCH_MAX;
+use crate::time::TimestampMs;
 
 /// Why bytes are no valid batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,13 +94,17 @@ pub fn validate_batch(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         });
     }
     if compression == Compression::None {
-        walk_records(&bytes[HEADER_BYTES..], count)?;
+        walk_records(&bytes[HEADER_BYTES..], header.base_timestamp, count)?;
     }
     Ok(header)
 }
 
-/// Steps over each record by its length, checking offset deltas on the way.
-fn walk_records(mut bytes: &[u8], count: i32) -> Result<(), BatchError> {
+/// Steps over each record, checking its shape: whoever reads it later can decode it.
+fn walk_records(
+    mut bytes: &[u8],
+    base_timestamp: TimestampMs,
+    count: i32,
+) -> Result<(), BatchError> {
     for index in 0..count {
         let malformed = BatchError::Record { index };
         let length = take_varint(&mut bytes).and_then(|n| usize::try_from(n).ok());
@@ -107,7 +112,7 @@ fn walk_records(mut bytes: &[u8], count: i32) -> Result<(), BatchError> {
             return Err(malformed);
         };
         bytes = &bytes[body.len()..];
-        if body.is_empty() || !has_offset_delta(&mut body, index) {
+        if !is_record(&mut body, base_timestamp, index) {
             return Err(malformed);
         }
     }
@@ -117,7 +122,34 @@ fn walk_records(mut bytes: &[u8], count: i32) -> Result<(), BatchError> {
     Ok(())
 }
 
-fn has_offset_delta(body: &mut &[u8], expected: i32) -> bool {
-    *body = &body[1..];
-    take_varlong(body).is_some() && take_varint(body) == Some(expected)
+/// Whether `body` is exactly one record with this offset delta.
+fn is_record(body: &mut &[u8], base_timestamp: TimestampMs, expected: i32) -> bool {
+    walk_record(body, base_timestamp, expected).is_some() && body.is_empty()
+}
+
+fn walk_record(body: &mut &[u8], base_timestamp: TimestampMs, expected: i32) -> Option<()> {
+    *body = body.get(1..)?;
+    base_timestamp.0.checked_add(take_varlong(body)?)?;
+    if take_varint(body)? != expected {
+        return None;
+    }
+    skip_nullable(body)?;
+    skip_nullable(body)?;
+    for _ in 0..u32::try_from(take_varint(body)?).ok()? {
+        // A header has a key, so at least a byte of length.
+        let key = usize::try_from(take_varint(body)?).ok()?;
+        std::str::from_utf8(body.get(..key)?).ok()?;
+        *body = &body[key..];
+        skip_nullable(body)?;
+    }
+    Some(())
+}
+
+/// Steps over a length and as many bytes; a length of -1 is null.
+fn skip_nullable(body: &mut &[u8]) -> Option<()> {
+    match take_varint(body)? {
+        -1 => {}
+        length => *body = body.get(usize::try_from(length).ok()?..)?,
+    }
+    Some(())
 }
