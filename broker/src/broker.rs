@@ -24,6 +24,9 @@ use crate::replication::LeaderLinks;
 /// The most bytes of batches whose producers wait for an answer.
 pub const PRODUCE_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
+/// The most bytes read for consumers that they have not taken yet.
+pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
+
 /// A broker that has recovered its logs.
 pub struct Broker {
     pub config: BrokerConfig,
@@ -34,6 +37,8 @@ pub struct Broker {
     pub registration: Arc<Registration>,
     pub leader_links: Arc<LeaderLinks>,
     pub producer_ids: ProducerIds,
+    /// Bytes that may still be read for consumers.
+    pub fetch_bytes: Arc<Semaphore>,
     /// Bytes that producers may still have in flight.
     pub produce_bytes: Arc<Semaphore>,
 }

@@ -4,21 +4,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ottla_model::limits::{
-    CONNECTIONS_MAX, H2_CONNECTION_WINDOW, H2_FRAME_SIZE, H2_STREAM_WINDOW,
-    STREAMS_PER_CONNECTION_MAX,
-};
-use tokio::io::AsyncWriteExt as _;
+use ottla_model::limits::{H2_CONNECTION_WINDOW, H2_FRAME_SIZE, H2_STREAM_WINDOW};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// What a connection speaks, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,86 @@ pub struct PortPurpose {
     pub hint: String,
 }
 
+/// How much a port lets its clients ask for at once.
+#[derive(Debug, Clone, Copy)]
+pub struct PortLimits {
+    pub connections: usize,
+    pub streams_per_connection: u32,
+}
+
+/// One place among the open connections; given back when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
+        if open.fetch_add(1, Ordering::Relaxed) >= most {
+            open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(Arc::clone(open)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An accepted connection, counted as long as it lives.
+pub struct Accepted {
+    stream: TcpStream,
+    _place: Place,
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Binds a port. The address is named in the error.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let domain = socket2::Domain::for_address(address);
@@ -84,14 +164,15 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 pub fn serve_grpc(
     runtime: &Handle,
     routes: Routes,
+    limits: PortLimits,
     mut stop: watch::Receiver<bool>,
-) -> mpsc::Sender<io::Result<TcpStream>> {
+) -> mpsc::Sender<io::Result<Accepted>> {
     let (sender, receiver) = mpsc::channel(64);
     let server = Server::builder()
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_frame_size(H2_FRAME_SIZE)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(limits.streams_per_connection)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(routes);
@@ -111,9 +192,10 @@ pub fn serve_grpc(
 /// Accepts connections until told to stop and hands the gRPC ones to the servers in turn.
 pub async fn accept(
     listener: std::net::TcpListener,
-    servers: Vec<mpsc::Sender<io::Result<TcpStream>>>,
+    servers: Vec<mpsc::Sender<io::Result<Accepted>>>,
     runtimes: Vec<Handle>,
     purpose: PortPurpose,
+    limits: PortLimits,
     mut stop: watch::Receiver<bool>,
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
@@ -139,35 +221,33 @@ pub async fn accept(
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-            open.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%peer, "refused a connection: {CONNECTIONS_MAX} are open");
+        let Some(place) = Place::take(&open, limits.connections) else {
+            tracing::warn!(%peer, open = limits.connections, "refused a connection: too many are open");
             continue;
-        }
+        };
         turn = (turn + 1) % servers.len().max(1);
         let (Some(server), Some(runtime)) = (servers.get(turn), runtimes.get(turn)) else {
             return;
         };
         let server = server.clone();
         let purpose = purpose.clone();
-        let open = Arc::clone(&open);
         let Ok(stream) = stream.into_std() else {
             continue;
         };
         runtime.spawn(async move {
             // Registered again with the runtime that will serve it.
             if let Ok(stream) = TcpStream::from_std(stream) {
-                greet(stream, peer, server, &purpose).await;
+                greet(stream, place, peer, server, &purpose).await;
             }
-            open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
 async fn greet(
     stream: TcpStream,
+    place: Place,
     peer: SocketAddr,
-    server: mpsc::Sender<io::Result<TcpStream>>,
+    server: mpsc::Sender<io::Result<Accepted>>,
     purpose: &PortPurpose,
 ) {
     // Without it, small answers wait for acknowledgements that come late.
@@ -181,7 +261,12 @@ async fn greet(
     match door(first) {
         Door::Grpc => {
             // The server may be stopping.
-            let _ = server.send(Ok(stream)).await;
+            let _ = server
+                .send(Ok(Accepted {
+                    stream,
+                    _place: place,
+                }))
+                .await;
         }
         other => {
             tracing::info!(%peer, port = purpose.name, ?other, "refused a connection");
@@ -257,6 +342,16 @@ async fn kafka_refusal(stream: &TcpStream) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_taken_as_long_as_its_connection_lives() {
+        let open = Arc::new(AtomicUsize::new(0));
+        let first = Place::take(&open, 2);
+        let second = Place::take(&open, 2);
+        assert!(first.is_some() && second.is_some() && Place::take(&open, 2).is_none());
+        drop(first);
+        assert!(Place::take(&open, 2).is_some());
+    }
 
     #[test]
     fn the_first_bytes_tell_the_door() {

@@ -20,7 +20,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::broker::{Broker, BrokerCell, PRODUCE_BYTES_IN_FLIGHT};
+use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
@@ -274,6 +274,7 @@ impl Starter {
             controllers,
             registration,
             leader_links,
+            fetch_bytes: Arc::new(Semaphore::new(FETCH_BYTES_IN_FLIGHT)),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_broker::identity::BrokerIdentity;
-use ottla_broker::listener::{self, PortPurpose};
+use ottla_broker::listener::{self, PortLimits, PortPurpose};
 use ottla_broker::{BrokerConfig, BrokerNode};
 use ottla_controller::{ControllerNode, ControllerNodeConfig, Voter};
 use ottla_metadata::Endpoint;
-use ottla_model::IncarnationId;
+use ottla_model::{IncarnationId, limits};
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
@@ -65,6 +65,7 @@ struct Port {
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
+        raise_file_limit();
         let lock = patiently(|| DirectoryLock::take(&config.data_dir)).await?;
         let listen = config.listen;
         let internal = || bind(listen.internal, "listen.internal", internal_purpose());
@@ -93,7 +94,7 @@ impl Node {
         }
         node.serve_internal(internal);
         if let Some(client) = client {
-            node.serve_clients(client, config.broker.threads)?;
+            node.serve_clients(client, &config)?;
         }
         Ok(node)
     }
@@ -183,17 +184,28 @@ impl Node {
             broker.add_internal_services(&mut routes);
         }
         let runtime = self.threads[0].handle().clone();
-        let server = listener::serve_grpc(&runtime, routes.routes(), self.stop.subscribe());
+        let server = listener::serve_grpc(
+            &runtime,
+            routes.routes(),
+            INTERNAL_LIMITS,
+            self.stop.subscribe(),
+        );
         runtime.spawn(listener::accept(
             port.listener,
             vec![server],
             vec![runtime.clone()],
             port.purpose,
+            INTERNAL_LIMITS,
             self.stop.subscribe(),
         ));
     }
 
-    fn serve_clients(&mut self, port: Port, threads: usize) -> Result<(), NodeError> {
+    fn serve_clients(&mut self, port: Port, config: &NodeConfig) -> Result<(), NodeError> {
+        let threads = config.broker.threads;
+        let limits = PortLimits {
+            connections: config.limits.connections,
+            streams_per_connection: config.limits.streams_per_connection,
+        };
         let Some(broker) = self.broker.clone() else {
             return Ok(());
         };
@@ -206,6 +218,7 @@ impl Node {
             servers.push(listener::serve_grpc(
                 &runtime,
                 routes.clone(),
+                limits,
                 self.stop.subscribe(),
             ));
             runtimes.push(runtime);
@@ -217,6 +230,7 @@ impl Node {
             servers,
             runtimes,
             port.purpose,
+            limits,
             self.stop.subscribe(),
         ));
         Ok(())
@@ -264,6 +278,22 @@ impl Node {
         }
     }
 }
+
+/// Lets the process open as many files and connections as the system allows it to.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// What the other nodes of a cluster may ask of the internal port at once.
+const INTERNAL_LIMITS: PortLimits = PortLimits {
+    connections: limits::INTERNAL_CONNECTIONS_MAX,
+    streams_per_connection: limits::STREAMS_PER_CONNECTION_MAX,
+};
 
 /// An error with its causes.
 fn one_line(error: &dyn std::error::Error) -> String {

@@ -32,8 +32,13 @@ pub const PARTITIONS_PER_MESSAGE_MAX: usize = 10_000;
 pub const FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The most produce requests in flight on one stream.
 pub const PRODUCE_IN_FLIGHT_MAX: usize = 1_024;
-/// The most connections on one client port.
-pub const CONNECTIONS_MAX: usize = 20_000;
+/// The most connections on one client port, unless configured otherwise. Half of a usual limit of
+/// open files, so that the log always finds handles.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// The most connections on one internal port.
+pub const INTERNAL_CONNECTIONS_MAX: usize = 2_000;
+/// The most bytes of batches that one consumer's stream has read and not taken yet.
+pub const FETCH_BYTES_PER_STREAM: usize = 16 * 1024 * 1024;
 /// The most concurrent streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// The most bytes that one replication stream has in flight, unacknowledged.
@@ -60,4 +65,5 @@ const _: () = assert!(BATCH_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= REPLICATION_WINDOW_BYTES);
+const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FETCH_BYTES_PER_STREAM);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

@@ -9,12 +9,12 @@ use futures::{Stream, StreamExt as _};
 use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
 use ottla_model::error::ApiError;
-use ottla_model::limits::{FETCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX};
+use ottla_model::limits::{FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX};
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::broker::Broker;
@@ -25,19 +25,90 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The most requests of one stream that are worked on at once; a consumer that sends more waits.
 const REQUESTS_AT_ONCE: usize = 16;
 
+/// Bytes that were read for consumers and not taken by them yet. Held by a response until its
+/// stream is asked for the next one.
+#[derive(Clone)]
+pub struct FetchBudget {
+    /// Of this stream; a call by itself has none of its own.
+    stream: Option<Arc<Semaphore>>,
+    /// Of the whole broker.
+    broker: Arc<Semaphore>,
+}
+
+/// How long a fetch waits for other consumers to take what was read for them.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
+
+impl FetchBudget {
+    /// The budget of a call by itself.
+    pub fn of_call(broker: &Broker) -> FetchBudget {
+        FetchBudget {
+            stream: None,
+            broker: Arc::clone(&broker.fetch_bytes),
+        }
+    }
+
+    fn of_stream(broker: &Broker) -> FetchBudget {
+        let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_PER_STREAM)));
+        FetchBudget {
+            stream,
+            ..FetchBudget::of_call(broker)
+        }
+    }
+
+    /// Reserves the most that one response may hold.
+    async fn reserve(&self) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
+        let most = u32::try_from(FETCH_BYTES_MAX).unwrap_or(u32::MAX);
+        let mut reserved = Vec::with_capacity(2);
+        for budget in self.stream.iter().chain([&self.broker]) {
+            let waited = timeout(BUDGET_PATIENCE, Arc::clone(budget).acquire_many_owned(most));
+            match waited.await {
+                Ok(Ok(permit)) => reserved.push(permit),
+                Ok(Err(_)) | Err(_) => {
+                    let message = "too much that was read for consumers waits to be taken; try \
+                                   again in a moment";
+                    return Err(ApiError::new(ErrorCode::ThrottlingQuotaExceeded, message));
+                }
+            }
+        }
+        Ok(reserved)
+    }
+}
+
+/// A response with what it holds of the budgets.
+pub struct Fetched {
+    pub response: v1::FetchResponse,
+    reserved: Vec<OwnedSemaphorePermit>,
+}
+
 /// Serves one fetch stream: one response for each request, as each is done, so that a partition
 /// with records does not wait behind another's long poll. Nothing is read ahead of what the
-/// consumer asked for.
+/// consumer asked for, and no more than it takes.
 pub fn serve(
     broker: Arc<Broker>,
     requests: Streaming<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static {
-    requests
+    let budget = FetchBudget::of_stream(&broker);
+    let mut fetched = requests
         .map(move |request| {
-            let broker = Arc::clone(&broker);
-            async move { fetch(&broker, &request?).await }
+            let (broker, budget) = (Arc::clone(&broker), budget.clone());
+            async move { fetch(&broker, &request?, &budget).await }
         })
-        .buffer_unordered(REQUESTS_AT_ONCE)
+        .buffer_unordered(REQUESTS_AT_ONCE);
+    async_stream::stream! {
+        while let Some(next) = fetched.next().await {
+            match next {
+                Ok(fetched) => {
+                    yield Ok(fetched.response);
+                    // Asked for the next one: the last has left.
+                    drop(fetched.reserved);
+                }
+                Err(status) => {
+                    yield Err(status);
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// One partition of a request, found here.
@@ -53,7 +124,8 @@ struct Target<'a> {
 pub async fn fetch(
     broker: &Broker,
     request: &v1::FetchRequest,
-) -> Result<v1::FetchResponse, Status> {
+    budget: &FetchBudget,
+) -> Result<Fetched, Status> {
     check(request).map_err(|error| to_status(&error))?;
     let deadline =
         Instant::now() + Duration::from_millis(u64::from(request.max_wait_ms)).min(MAX_WAIT);
@@ -70,6 +142,7 @@ pub async fn fetch(
         for target in &targets {
             target.replica.wait_for_change(&changed);
         }
+        let mut reserved = budget.reserve().await.map_err(|error| to_status(&error))?;
         let mut room = max_bytes;
         let mut read_bytes = 0;
         for target in &targets {
@@ -83,11 +156,21 @@ pub async fn fetch(
         let failed = results.iter().any(|result| result.error.is_some());
         let out_of_time = Instant::now() >= deadline;
         if failed || read_bytes >= min_bytes || room == 0 || out_of_time {
-            return Ok(v1::FetchResponse {
+            // Of what was reserved, only what was read is kept.
+            let kept = reserved
+                .iter_mut()
+                .filter_map(|permit| permit.split(read_bytes.min(permit.num_permits())))
+                .collect();
+            let response = v1::FetchResponse {
                 request_id: request.request_id,
                 results,
+            };
+            return Ok(Fetched {
+                response,
+                reserved: kept,
             });
         }
+        drop(reserved);
         // On the deadline the loop reads once more and answers with what there is.
         let _ = timeout_at(deadline, changed.notified()).await;
     }

@@ -54,7 +54,9 @@ impl LogService for LogRpc {
     ) -> Result<Response<v1::FetchOnceResponse>, Status> {
         let broker = self.0.get()?;
         let fetch = request.into_inner().fetch.unwrap_or_default();
-        let response = fetch::fetch(broker, &fetch).await?;
+        let response = fetch::fetch(broker, &fetch, &fetch::FetchBudget::of_call(broker))
+            .await?
+            .response;
         Ok(Response::new(v1::FetchOnceResponse {
             fetch: Some(response),
         }))

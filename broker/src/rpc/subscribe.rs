@@ -262,7 +262,12 @@ impl Reader {
             }],
         };
         let response = match self.leader(clients)? {
-            None => fetch::fetch(&self.broker, &request).await,
+            None => {
+                let budget = fetch::FetchBudget::of_call(&self.broker);
+                fetch::fetch(&self.broker, &request, &budget)
+                    .await
+                    .map(|fetched| fetched.response)
+            }
             Some(mut client) => client
                 .fetch_once(v1::FetchOnceRequest {
                     fetch: Some(request),
