@@ -95,7 +95,6 @@ pub fn damaged() -> Vec<(&'static str, Bytes)> {
 /// Batches that only brokers write, or that nobody writes yet.
 pub fn not_for_producers() -> Vec<(&'static str, Bytes)> {
     let batch = good(b"value");
-    let with = |attributes: i16| resealed(&batch, ATTRIBUTES, &attributes.to_be_bytes());
     vec![
         ("a control batch", with(0x20)),
         ("a transactional batch", with(0x10)),
@@ -106,7 +105,6 @@ pub fn not_for_producers() -> Vec<(&'static str, Bytes)> {
 /// Sealed batches whose records no consumer could read.
 pub fn unreadable() -> Vec<(&'static str, Bytes)> {
     let batch = good(b"value");
-    let with = |attributes: i16| resealed(&batch, ATTRIBUTES, &attributes.to_be_bytes());
     // Behind the record's length, attributes and two deltas stands the length of its key.
     let key_length = HEADER_BYTES + 4;
     vec![
@@ -114,10 +112,10 @@ pub fn unreadable() -> Vec<(&'static str, Bytes)> {
             "a key longer than its record",
             resealed(&batch, key_length, &[0x7e]),
         ),
-        ("no gzip", with(1)),
-        ("no snappy", with(2)),
-        ("no lz4", with(3)),
-        ("no zstd", with(4)),
+        (
+            "a key of a negative length",
+            resealed(&batch, key_length, &[0x03]),
+        ),
     ]
 }
 
