@@ -95,6 +95,7 @@ pub fn damaged() -> Vec<(&'static str, Bytes)> {
 /// Batches that only brokers write, or that nobody writes yet.
 pub fn not_for_producers() -> Vec<(&'static str, Bytes)> {
     let batch = good(b"value");
+    let with = |attributes: i16| resealed(&batch, ATTRIBUTES, &attributes.to_be_bytes());
     vec![
         ("a control batch", with(0x20)),
         ("a transactional batch", with(0x10)),
