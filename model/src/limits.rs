@@ -3,6 +3,8 @@
 
 /// The longest topic name, in bytes (Kafka's limit: a directory name must still fit).
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// The longest host name, rack or version of a node, in bytes.
+pub const NODE_TEXT_BYTES_MAX: usize = 255;
 /// The most partitions of one topic.
 pub const PARTITIONS_PER_TOPIC_MAX: usize = 100_000;
 /// The most replicas of one partition.

@@ -7,6 +7,7 @@ use ottla_controller_core::{
 };
 use ottla_metadata::{Endpoint, MetadataImage};
 use ottla_model::error::ApiError;
+use ottla_model::limits::NODE_TEXT_BYTES_MAX;
 use ottla_model::name::TopicName;
 use ottla_model::{
     BrokerEpoch, ClusterId, DirectoryId, ErrorCode, IncarnationId, LeaderEpoch, NodeId,
@@ -31,9 +32,22 @@ pub fn endpoint(wire: Option<v1::Endpoint>, field: &str) -> Converted<Endpoint> 
         wire.ok_or_else(|| invalid(field, format!("{field} is missing")))?;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     match port {
-        Some(port) if !host.is_empty() => Ok(Endpoint { host, port }),
+        Some(port) if !host.is_empty() => Ok(Endpoint {
+            host: short(host, field)?,
+            port,
+        }),
         _ => Err(invalid(field, format!("{field} needs a host and a port"))),
     }
+}
+
+/// A text that is kept in the metadata and told to every client.
+fn short(text: String, field: &str) -> Converted<String> {
+    if text.len() > NODE_TEXT_BYTES_MAX {
+        let length = text.len();
+        let message = format!("{field} has {length} bytes; at most {NODE_TEXT_BYTES_MAX} are kept");
+        return Err(invalid(field, message));
+    }
+    Ok(text)
 }
 
 pub fn endpoint_to_wire(endpoint: &Endpoint) -> v1::Endpoint {
@@ -69,6 +83,12 @@ pub fn registration(
         let parsed = cluster_id.parse::<ClusterId>();
         parsed.map_err(|error| invalid("cluster_id", error.to_string()))?
     };
+    if broker_id < 0 {
+        return Err(invalid(
+            "broker_id",
+            format!("{broker_id} is no broker id: it is negative"),
+        ));
+    }
     let sixteen = |field| invalid(field, format!("{field} has 16 bytes"));
     Ok(RegisterBroker {
         cluster_id,
@@ -78,8 +98,8 @@ pub fn registration(
         directory: DirectoryId::from_slice(&directory_id).ok_or_else(|| sixteen("directory_id"))?,
         client_endpoint: endpoint(client_endpoint, "client_endpoint")?,
         internal_endpoint: endpoint(internal_endpoint, "internal_endpoint")?,
-        rack: Some(rack).filter(|rack| !rack.is_empty()),
-        version,
+        rack: Some(short(rack, "rack")?).filter(|rack| !rack.is_empty()),
+        version: short(version, "version")?,
         previous_broker_epoch: previous_broker_epoch.map(BrokerEpoch),
     })
 }
@@ -303,5 +323,57 @@ pub fn done(reply: Reply) -> Converted<()> {
     match reply {
         Reply::Done => Ok(()),
         other => Err(unexpected(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> v1::BrokerRegistration {
+        let endpoint = || {
+            Some(v1::Endpoint {
+                host: "broker-4".to_owned(),
+                port: 9093,
+            })
+        };
+        v1::BrokerRegistration {
+            broker_id: 4,
+            incarnation_id: vec![1; 16].into(),
+            directory_id: vec![2; 16].into(),
+            client_endpoint: endpoint(),
+            internal_endpoint: endpoint(),
+            ..v1::BrokerRegistration::default()
+        }
+    }
+
+    #[test]
+    fn a_registration_that_everybody_would_have_to_keep_is_refused() {
+        let ours = Some(ClusterId::from_random(1));
+        assert!(registration(wire(), ours).is_ok());
+        let refused = |change: fn(&mut v1::BrokerRegistration)| {
+            let mut wire = wire();
+            change(&mut wire);
+            registration(wire, ours).unwrap_err().field
+        };
+        assert_eq!(
+            refused(|wire| wire.broker_id = -5).as_deref(),
+            Some("broker_id")
+        );
+        assert_eq!(
+            refused(|wire| wire.rack = "r".repeat(256)).as_deref(),
+            Some("rack")
+        );
+        assert_eq!(
+            refused(|wire| wire.version = "1".repeat(256)).as_deref(),
+            Some("version")
+        );
+        let long_host = refused(|wire| {
+            wire.client_endpoint = Some(v1::Endpoint {
+                host: "h".repeat(256),
+                port: 1,
+            });
+        });
+        assert_eq!(long_host.as_deref(), Some("client_endpoint"));
     }
 }
