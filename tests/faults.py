@@ -124,6 +124,28 @@ def quorum_lost(cluster):
           f"{recovered:.1f} s after it returned")
 
 
+def controller_restarted(cluster):
+    """A follower of the quorum comes back under the same leader and catches up, so that it and the
+    leader are a majority when the third goes."""
+    status = json.loads(cluster.run("quorum", "status", "--output", "json"))
+    leader = status.get("leader", status.get("leader_id"))
+    first, second = [n["id"] for n in cluster.with_role("controller") if n["id"] != leader]
+    node = cluster.kill(first)
+    cluster.run("topic", "create", "meanwhile")
+    cluster.restart(node)
+    took = healthy(cluster, 15)
+    cluster.kill(second)
+    deadline = time.monotonic() + 15
+    while True:
+        command = cluster.command("topic", "create", "afterwards", "--timeout", "2s")
+        created = subprocess.run(command, capture_output=True, text=True)
+        if created.returncode == 0 or "already exists" in created.stderr:
+            break
+        if time.monotonic() > deadline:
+            fail(f"a majority of controllers runs, but: {created.stderr}")
+    print(f"controller restarted: healthy after {took:.1f} s, and part of the majority")
+
+
 def broker_restarted_without_controllers(cluster):
     """With no controller at all, a broker that restarts serves from its own copy of the metadata:
     it follows again, so that writes to the others' partitions go on, and its records are read."""
@@ -189,8 +211,8 @@ def controller_disk_lost(cluster):
     print(f"controller disk lost: refused with what to do; {sent} records audited")
 
 
-STORIES = [all_nodes_killed, quorum_lost, broker_restarted_without_controllers, broker_disk_lost,
-           controller_disk_lost]
+STORIES = [all_nodes_killed, quorum_lost, controller_restarted,
+           broker_restarted_without_controllers, broker_disk_lost, controller_disk_lost]
 
 
 def main():

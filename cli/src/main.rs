@@ -59,7 +59,7 @@ fn prepare_and_run(cli: Cli) -> CommandResult {
 fn init_logging(cli: &Cli) -> CommandResult {
     let default = match cli.command {
         Command::Server(_) => "info,openraft=error,sled=warn",
-        _ => "warn",
+        _ => "warn,openraft=error,sled=error",
     };
     let filter = match &cli.log_level {
         Some(level) => EnvFilter::try_new(level)

@@ -265,14 +265,40 @@ impl From<Finding> for Damage {
     }
 }
 
+/// The broker's log in a directory that was named: itself, or the one within a data directory. An
+/// answer about a directory without a log would sound as if it had been checked.
+fn log_directory(named: &Path) -> Result<PathBuf, CommandError> {
+    let candidates = ["", "log", "broker/log", "data/broker/log"].map(|below| named.join(below));
+    let Some(found) = candidates
+        .into_iter()
+        .find(|dir| dir.join("partitions").is_dir())
+    else {
+        let reason = anyhow::anyhow!(
+            "there is no broker's log in {}; name a node's data directory, or the folder in it that \
+             holds partitions/",
+            named.display()
+        );
+        return Err(CommandError::new(Exit::NotFound, reason));
+    };
+    if !found.join("checkpoint").is_file() {
+        let reason = anyhow::anyhow!(
+            "{} has no checkpoint yet, so nothing in it can be checked; stop the node cleanly first",
+            found.display()
+        );
+        return Err(CommandError::new(Exit::Failure, reason));
+    }
+    Ok(found)
+}
+
 fn verify(args: &VerifyArgs) -> CommandResult {
     if !args.directory.is_dir() {
         let reason = anyhow::anyhow!("there is no directory {}", args.directory.display());
         return Err(CommandError::new(Exit::NotFound, reason));
     }
-    let findings = verify_dir(&RealDisk, &args.directory)?;
+    let directory = log_directory(&args.directory)?;
+    let findings = verify_dir(&RealDisk, &directory)?;
     let verified = Verified {
-        directory: args.directory.clone(),
+        directory,
         findings: findings.into_iter().map(Damage::from).collect(),
     };
     output::print(args.output.output, &verified, |verified| {
