@@ -22,7 +22,7 @@ use crate::duration;
 use crate::exit::{CommandError, CommandResult};
 use crate::format::{InputFormat, InputRecord, MalformedRecord, parse_header};
 use crate::output;
-use crate::session;
+use crate::{session, signals};
 
 /// Records handed from the reading thread at a time, so that the hand-over costs little.
 const CHUNK_RECORDS: usize = 512;
@@ -144,11 +144,23 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
         tally: Tally::default(),
         progress: Progress::new(),
     };
-    let outcome = sending.all(&args, &mut chunks).await;
-    // Whatever happened, what was sent is accounted for.
-    let outcome = outcome.and(sending.settle().await);
+    let mut stop = signals::stop()?;
+    let outcome = tokio::select! {
+        outcome = sending.all(&args, &mut chunks) => outcome,
+        signal = stop.wait() => Err(stopped(signal)),
+    };
+    // Whatever happened, what was sent is accounted for; only a second signal cuts that short.
+    let settled = tokio::select! {
+        settled = sending.settle() => settled,
+        signal = stop.wait() => Err(stopped(signal)),
+    };
+    let outcome = outcome.and(settled);
     sending.progress.finish();
     summarize(&args, &sending, outcome)
+}
+
+fn stopped(signal: &str) -> CommandError {
+    anyhow::anyhow!("stopped by {signal} before the end of the input").into()
 }
 
 #[derive(Debug, Default)]
@@ -253,8 +265,9 @@ fn read_chunks(format: &InputFormat, sender: &mpsc::Sender<Chunk>) {
             Ok(None) => Some(Ok(())),
             Err(error) => Some(Err(error)),
         };
-        // What a person types or a slow pipe brings goes out at once.
-        let idle = reader.buffer().is_empty();
+        // What a person types or a slow pipe brings goes out at once, also when the next record
+        // has begun to arrive.
+        let idle = !reader.buffer().contains(&format.last_byte());
         if (chunk.len() >= CHUNK_RECORDS || idle || end.is_some())
             && sender
                 .blocking_send(Ok(std::mem::take(&mut chunk)))

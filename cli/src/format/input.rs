@@ -120,6 +120,12 @@ impl InputFormat {
             .map_err(|reason| MalformedRecord::Shape { number, reason })
     }
 
+    /// The byte that a record ends with: without it, no whole record is there.
+    pub fn last_byte(&self) -> u8 {
+        let after = self.fields.last().and_then(|(_, after)| after.last());
+        after.copied().unwrap_or(b'\n')
+    }
+
     /// Takes a record's text apart. The first occurrence of a separator counts; the last field
     /// takes all that is left.
     fn split(&self, text: &[u8]) -> Result<InputRecord, String> {
@@ -255,6 +261,14 @@ mod tests {
         assert_eq!(read_all("%v", b"a\n\nb").unwrap(), expected);
         assert_eq!(read_all("%v\\n", b"a\n\nb\n").unwrap(), expected);
         assert_eq!(read_all("%v", b"").unwrap(), []);
+    }
+
+    #[test]
+    fn a_record_ends_with_the_last_byte_of_its_format() {
+        let last_byte = |format: &str| format.parse::<InputFormat>().unwrap().last_byte();
+        assert_eq!(InputFormat::default().last_byte(), b'\n');
+        assert_eq!(last_byte("%k\\t%v\\n"), b'\n');
+        assert_eq!(last_byte("%k=%v;"), b';');
     }
 
     #[test]
