@@ -66,6 +66,19 @@ class Cluster:
             time.sleep(0.01)
         return node
 
+    def stop_node(self, node_id):
+        """Stops a node cleanly, and waits until its process is gone."""
+        pid = self.node(node_id)["pid"]
+        os.kill(pid, signal.SIGTERM)
+        own = next((p for p in self.restarted if p.pid == pid), None)
+        if own:
+            own.wait(timeout=30)
+        deadline = time.monotonic() + 30
+        while is_running(pid):
+            if time.monotonic() > deadline:
+                fail(f"node {node_id} did not stop")
+            time.sleep(0.01)
+
     def restart(self, node):
         """Starts a killed node again; gives its process."""
         log = open(self.data_dir / f"restarted-{node['id']}.log", "a")

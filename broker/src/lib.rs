@@ -6,6 +6,7 @@ pub mod broker;
 mod clock;
 mod config;
 mod controllers;
+mod damage;
 pub mod identity;
 mod image;
 mod isr;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup};
-use ottla_log::{LogSettings, LogStore};
+use ottla_log::{LogError, LogSettings, LogStore, ReadError};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
 use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
@@ -150,13 +150,40 @@ impl ReplicaManager {
         }
     }
 
-    /// Removes a replica and its log.
-    fn remove(&self, id: TopicIdPartition) {
+    /// Takes a replica out of use whose log was found damaged, and keeps its files aside. Blocks.
+    pub fn quarantine(&self, id: TopicIdPartition, why: &str) {
+        let _one_at_a_time = self.applying.lock();
+        if self.store.get(id).is_none() {
+            return;
+        }
+        self.retire(id);
+        match self.store.quarantine(id, why) {
+            Ok(path) => tracing::error!(partition = %id, why, kept = %path.display(),
+                "a replica is damaged; it leaves the ISR and refills from its leader"),
+            Err(LogError::Gone { .. }) => {}
+            Err(error) => self.fail(format!(
+                "cannot set the damaged log of partition {id} aside: {}",
+                chain(&error)
+            )),
+        }
+    }
+
+    /// Ends the broker: its storage cannot be relied on.
+    pub fn fail(&self, why: String) {
+        (self.context.fatal)(why);
+    }
+
+    fn retire(&self, id: TopicIdPartition) {
         let replica = self.replicas.write().remove(&id);
         self.context.leader_links.forget(id);
         if let Some(replica) = replica {
             replica.retire();
         }
+    }
+
+    /// Removes a replica and its log.
+    fn remove(&self, id: TopicIdPartition) {
+        self.retire(id);
         if let Err(error) = self.store.delete(id) {
             (self.context.fatal)(format!("cannot delete the log of partition {id}: {error}"));
         }
@@ -172,8 +199,13 @@ impl ReplicaManager {
             }
             return;
         }
+        // What it held is gone, but others may still count on it: not before they know.
+        if self.store.is_damaged(id) {
+            return;
+        }
         let replica = match self.get_or_create(id, &topic.config) {
-            Ok(replica) => replica,
+            Ok(Some(replica)) => replica,
+            Ok(None) => return,
             Err(error) => {
                 (self.context.fatal)(format!("cannot open the log of partition {id}: {error}"));
                 return;
@@ -189,23 +221,32 @@ impl ReplicaManager {
         self.context.leader_links.follow(&replica, leader);
     }
 
+    /// `None` if the log is damaged.
     fn get_or_create(
         &self,
         id: TopicIdPartition,
         config: &TopicConfig,
-    ) -> Result<Arc<Replica>, String> {
+    ) -> Result<Option<Arc<Replica>>, String> {
         if let Some(replica) = self.get(id) {
-            return Ok(replica);
+            return Ok(Some(replica));
         }
         let log = self
             .store
             .get_or_create(id, log_settings(config))
             .map_err(|error| chain(&error))?;
+        let producers = match load_producers(&log) {
+            Ok(producers) => producers,
+            Err(error @ ReadError::Damaged { .. }) => {
+                self.context.damage.add(id, chain(&error));
+                return Ok(None);
+            }
+            Err(error) => return Err(chain(&error)),
+        };
         let state = LogState {
             log_start: log.log_start(),
             log_end: log.log_end(),
             epochs: log.epochs(),
-            producers: load_producers(&log).map_err(|error| chain(&error))?,
+            producers,
         };
         let setup = PartitionSetup {
             local: self.node_id,
@@ -216,7 +257,7 @@ impl ReplicaManager {
         let core = Partition::new(setup, state);
         let replica = Arc::new(Replica::new(id, log, core, Arc::clone(&self.context)));
         self.replicas.write().insert(id, Arc::clone(&replica));
-        Ok(replica)
+        Ok(Some(replica))
     }
 
     /// Ticks the replicas that asked to be by now.

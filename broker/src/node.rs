@@ -24,6 +24,7 @@ use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
+use crate::damage::{DamageFound, DamageReports};
 use crate::image::ImageStore;
 use crate::isr::IsrUpdates;
 use crate::manager::ReplicaManager;
@@ -252,9 +253,11 @@ impl Starter {
             clock: Clock::start(),
             isr: Arc::new(IsrUpdates::default()),
             leader_links: Arc::clone(&leader_links),
+            damage: Arc::new(DamageFound::default()),
             fatal: Arc::clone(&self.fatal),
         });
-        let manager = Arc::new(ReplicaManager::new(config, store, Arc::clone(&context)));
+        let manager = ReplicaManager::new(config, Arc::clone(&store), Arc::clone(&context));
+        let manager = Arc::new(manager);
         let _ = manager_cell.set(Arc::clone(&manager));
         leader_links.set_context(LeaderLinkContext {
             manager: Arc::clone(&manager),
@@ -278,8 +281,7 @@ impl Starter {
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));
-        broker.registration.set_ready();
-        self.spawn(&broker, &context);
+        self.spawn(&broker, &context, store);
         Ok(())
     }
 
@@ -291,6 +293,8 @@ impl Starter {
             journal_file_bytes: self.config.journal_file_bytes,
             checkpoint_bytes: self.config.checkpoint_bytes,
             cache_bytes: self.config.tail_cache_bytes as u64,
+            // A broker that knows its cluster has had a store.
+            must_exist: self.config.identity.cluster_id.is_some(),
             ..StoreConfig::default()
         };
         let manager = Arc::clone(manager);
@@ -319,7 +323,7 @@ impl Starter {
             })
     }
 
-    fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>) {
+    fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>, store: Arc<LogStore>) {
         let mut tasks = self.tasks.lock();
         let mut spawn = |task: JoinHandle<()>| tasks.push(task);
         let watcher = Watcher {
@@ -348,6 +352,15 @@ impl Starter {
             Arc::clone(&broker.controllers),
             Arc::clone(&broker.registration),
         )));
+        let damage = DamageReports {
+            store,
+            manager: Arc::clone(&broker.manager),
+            controllers: Arc::clone(&broker.controllers),
+            registration: Arc::clone(&broker.registration),
+            image: Arc::clone(&broker.image),
+            found: Arc::clone(&context.damage),
+        };
+        spawn(self.runtime.spawn(Arc::new(damage).run()));
         spawn(self.runtime.spawn(keep_producer_ids(Arc::clone(broker))));
         spawn(self.runtime.spawn(tick(Arc::clone(broker))));
         spawn(self.runtime.spawn(retention(Arc::clone(broker))));

@@ -41,6 +41,8 @@ pub enum FindingKind {
     UnreachableBrokers,
     FencedBrokers,
     MissingBrokers,
+    /// Nobody may lead any more: what the partition held is gone.
+    Lost,
     Leaderless,
     UnderMinIsr,
     UnderReplicated,
@@ -68,11 +70,21 @@ pub struct Verdict {
 pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
     let mut findings = Vec::new();
     node_findings(view, observed, &mut findings);
-    let leaderless = partitions_where(view, |p| p.leader_id.is_none());
+    let is_lost = |p: &PartitionView| p.isr.is_empty() && p.elr.is_empty();
+    let lost = partitions_where(view, |p| p.leader_id.is_none() && is_lost(p));
+    let leaderless = partitions_where(view, |p| p.leader_id.is_none() && !is_lost(p));
     let under_min = partitions_where(view, |p| {
         p.leader_id.is_some() && (p.isr.len() as i64) < i64::from(p.min_insync_replicas)
     });
     let under_replicated = partitions_where(view, |p| p.isr.len() < p.replicas.len());
+    partition_finding(
+        &mut findings,
+        FindingKind::Lost,
+        &lost,
+        "no whole copy: every broker that could lead has found its data damaged or lost. What is \
+         left of it stands in `quarantine` in their data directories. Delete the topic, or set \
+         unclean.leader.election.enable=true on it to begin anew without the lost records",
+    );
     partition_finding(
         &mut findings,
         FindingKind::Leaderless,
@@ -101,7 +113,7 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
         brokers: view.brokers.len(),
         topics: view.topics.len(),
         partitions: view.topics.iter().map(|topic| topic.partitions.len()).sum(),
-        leaderless: leaderless.len(),
+        leaderless: leaderless.len() + lost.len(),
         under_replicated: under_replicated.len(),
         under_min_isr: under_min.len(),
     }
@@ -373,6 +385,25 @@ mod tests {
                 .text
                 .ends_with("orders-0, orders-1, orders-2")
         );
+    }
+
+    #[test]
+    fn a_partition_without_a_whole_copy_says_what_can_be_done() {
+        let one = verdict(&view(vec![partition(0, None, &[])]), &Observed::default());
+        assert_eq!(
+            kinds(&one),
+            [FindingKind::Lost, FindingKind::UnderReplicated]
+        );
+        let text = one.to_string();
+        for part in ["orders-0", "damaged", "quarantine", "unclean.leader"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let in_elr = PartitionView {
+            elr: vec![2],
+            ..partition(0, None, &[])
+        };
+        let waiting = verdict(&view(vec![in_elr]), &Observed::default());
+        assert_eq!(kinds(&waiting)[0], FindingKind::Leaderless);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ottla_model::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition};
 
@@ -29,6 +29,11 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Where the checkpoint of the store in `root` stands.
+    pub fn path(root: &Path) -> PathBuf {
+        root.join(FILE)
+    }
+
     /// Replaces the checkpoint in `root`.
     pub fn save(&self, disk: &dyn Disk, root: &Path) -> Result<(), LogError> {
         let temporary = root.join("checkpoint.tmp");
@@ -38,7 +43,7 @@ impl Checkpoint {
         file.write_at(&[IoSlice::new(&self.encode())], 0)
             .or_log("write", &temporary)?;
         file.sync_data().or_log("sync", &temporary)?;
-        disk.rename(&temporary, &root.join(FILE))
+        disk.rename(&temporary, &Checkpoint::path(root))
             .or_log("rename", &temporary)?;
         disk.sync_dir(root).or_log("sync", root)
     }
@@ -50,7 +55,7 @@ impl Checkpoint {
         root: &Path,
         next_serial: &mut dyn FnMut() -> u64,
     ) -> Result<Option<Checkpoint>, LogError> {
-        let path = root.join(FILE);
+        let path = Checkpoint::path(root);
         let file = match disk.open(&path, OpenMode::Existing).or_log("open", &path) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(None),
@@ -59,6 +64,10 @@ impl Checkpoint {
         let mut bytes = vec![0; file.size().or_log("measure", &path)? as usize];
         let read = file.read_at(&mut bytes, 0).or_log("read", &path)?;
         bytes.truncate(read);
+        if let Some(version) = version_of(&bytes).filter(|version| *version > VERSION) {
+            let what = format!("version {version}");
+            return Err(LogError::Newer { path, what });
+        }
         Checkpoint::decode(&bytes, next_serial)
             .map(Some)
             .ok_or_else(|| LogError::corrupt(&path, 0, "its checksum or its structure is wrong"))
@@ -117,6 +126,14 @@ impl Checkpoint {
             .is_empty()
             .then_some(Checkpoint { position, logs })
     }
+}
+
+/// The version of a checkpoint that is whole.
+fn version_of(bytes: &[u8]) -> Option<u32> {
+    let (body, crc) = bytes.split_last_chunk()?;
+    let mut reader = Reader { rest: body };
+    let whole = crc32c::crc32c(body) == u32::from_be_bytes(*crc) && reader.u32()? == MAGIC;
+    if whole { reader.u32() } else { None }
 }
 
 struct Reader<'a> {

@@ -33,7 +33,7 @@ pub(crate) enum Op {
     Restart(Offset),
     LogStart(Offset),
     Delete,
-    /// The log leaves the store, and its files are kept under this name in the stray directory.
+    /// The log leaves the store, and its files are kept at this path below the store's directory.
     SetAside(String),
 }
 

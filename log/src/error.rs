@@ -24,6 +24,11 @@ pub enum LogError {
         position: u64,
         what: String,
     },
+    #[error(
+        "{} was written by a newer version of this program ({what}); start that version",
+        path.display()
+    )]
+    Newer { path: PathBuf, what: String },
     /// A write or a sync failed earlier. What was written before may be lost, so nothing more is
     /// taken until the process has started again and recovered.
     #[error("storage failed earlier and takes nothing more; the process must restart")]

@@ -9,6 +9,7 @@
 //! ```
 
 mod checkpoint;
+mod damage;
 pub mod disk;
 pub mod dump;
 mod entry;
@@ -22,6 +23,7 @@ mod shared;
 pub mod store;
 pub mod wal;
 
+pub use damage::Damage;
 pub use disk::{Disk, RealDisk, SimDisk};
 pub use error::{LogError, ReadError};
 pub use partition::{PartitionLog, ReadOutcome};

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Condvar, Mutex};
 
+use crate::damage::DamageNotes;
 use crate::disk::Disk;
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
@@ -48,6 +49,7 @@ pub(crate) struct Dirs {
     pub partitions: PathBuf,
     pub stray: PathBuf,
     pub quarantine: PathBuf,
+    pub damaged: PathBuf,
     pub discarded: PathBuf,
 }
 
@@ -59,6 +61,7 @@ impl Dirs {
             partitions: root.join("partitions"),
             stray: root.join("stray"),
             quarantine: root.join("quarantine"),
+            damaged: root.join("damaged"),
             discarded: root.join("discarded"),
         }
     }
@@ -86,6 +89,7 @@ pub(crate) struct Shared {
     /// The journal may be trimmed up to here.
     pub trim_to: AtomicU64,
     pub cached_bytes: AtomicU64,
+    pub damage: DamageNotes,
     pub counters: Counters,
     failure: OnceLock<LogError>,
     next_number: AtomicU64,
@@ -120,6 +124,7 @@ impl Shared {
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
+            damage: DamageNotes::default(),
             counters: Counters::default(),
             failure: OnceLock::new(),
             next_number: AtomicU64::new(1),

@@ -211,6 +211,20 @@ impl fmt::Display for TopicIdPartition {
     }
 }
 
+impl FromStr for TopicIdPartition {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<TopicIdPartition, ParseIdError> {
+        let unknown = || ParseIdError {
+            text: text.to_owned(),
+        };
+        // An id may itself contain the sign between the two.
+        let (topic, partition) = text.rsplit_once('-').ok_or_else(unknown)?;
+        let partition = partition.parse().map_err(|_| unknown())?;
+        Ok(TopicIdPartition::new(topic.parse()?, partition))
+    }
+}
+
 impl fmt::Debug for TopicIdPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -220,6 +234,23 @@ impl fmt::Debug for TopicIdPartition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_of_a_topic_id_reads_back_from_its_text() {
+        for byte in [0, 0xfb, 0xff] {
+            let id = TopicIdPartition::new(TopicId::from_bytes([byte; 16]), PartitionIndex(12));
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in [
+            "",
+            "-1",
+            "all",
+            "AAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAA-x",
+        ] {
+            assert!(text.parse::<TopicIdPartition>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn an_id_survives_text() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ottla_broker_core::partition::{Effect, Input, ProduceAck, ProduceError, Stamp};
 use ottla_broker_core::producers::Producers;
-use ottla_log::{PartitionLog, ReadError};
+use ottla_log::{LogError, PartitionLog, ReadError};
 use ottla_model::LeaderEpoch;
 use ottla_model::batch::stamp;
 
@@ -50,7 +50,8 @@ impl Replica {
                 _ => Ok(()),
             };
             if let Err(error) = done {
-                self.storage_failed(&error);
+                self.storage_failed(inner, &error);
+                return;
             }
         }
         if reload {
@@ -70,12 +71,22 @@ impl Replica {
                     .step(now, Input::ProducersReloaded(producers), &mut none);
                 debug_assert!(none.is_empty(), "a reload decides nothing: {none:?}");
             }
-            Err(error) => self.storage_failed(&error),
+            Err(source) => {
+                let (id, source) = (self.id, Box::new(source));
+                self.storage_failed(inner, &LogError::Read { id, source });
+            }
         }
     }
 
-    fn storage_failed(&self, error: &(dyn std::error::Error + 'static)) {
-        (self.context.fatal)(format!("partition {}: {}", self.id, chain(error)));
+    /// Damage concerns this replica alone; any other failure ends the broker.
+    fn storage_failed(&self, inner: &mut Inner, error: &LogError) {
+        inner.broken = true;
+        match error {
+            LogError::Read { source, .. } if matches!(**source, ReadError::Damaged { .. }) => {
+                self.context.damage.add(self.id, chain(&**source));
+            }
+            _ => (self.context.fatal)(format!("partition {}: {}", self.id, chain(error))),
+        }
     }
 
     /// Takes the receivers of the replies out of the map, while the core is held.

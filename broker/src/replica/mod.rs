@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ottla_broker_core::partition::{
     Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId,
 };
-use ottla_log::PartitionLog;
+use ottla_log::{PartitionLog, ReadError};
 use ottla_model::batch::BatchHeader;
 use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ pub use effects::{chain, load_producers};
 pub use read::FollowerRead;
 
 use crate::clock::Clock;
+use crate::damage::DamageFound;
 use crate::isr::IsrUpdates;
 use crate::produce::PendingProduce;
 use crate::replication::{FollowerLink, LeaderLinks};
@@ -31,6 +32,7 @@ pub struct ReplicaContext {
     pub clock: Clock,
     pub isr: Arc<IsrUpdates>,
     pub leader_links: Arc<LeaderLinks>,
+    pub damage: Arc<DamageFound>,
     /// Called once storage failed for good.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -53,6 +55,9 @@ pub struct Replica {
 
 struct Inner {
     core: Partition,
+    /// The log turned out damaged: core and log may not agree any more, and nothing more happens
+    /// here until the replica has begun anew.
+    broken: bool,
     replies: HashMap<ReplyId, (Arc<PendingProduce>, usize)>,
     next_reply: u64,
     followers: BTreeMap<NodeId, Arc<FollowerLink>>,
@@ -76,6 +81,7 @@ impl Replica {
     ) -> Replica {
         let inner = Inner {
             core,
+            broken: false,
             replies: HashMap::new(),
             next_reply: 0,
             followers: BTreeMap::new(),
@@ -97,9 +103,13 @@ impl Replica {
         self.step_with(|_, _| input, now);
     }
 
-    fn step_with(&self, input: impl FnOnce(&mut Inner, Instant) -> Input, now: Instant) {
+    /// False if the replica is broken: nothing happened.
+    fn step_with(&self, input: impl FnOnce(&mut Inner, Instant) -> Input, now: Instant) -> bool {
         let mut effects = Vec::new();
         let mut inner = self.inner.lock();
+        if inner.broken {
+            return false;
+        }
         let input = input(&mut inner, now);
         inner.core.step(now, input, &mut effects);
         self.run_ordered(&mut inner, &mut effects);
@@ -110,6 +120,7 @@ impl Replica {
         let leader_epoch = inner.core.leader_epoch();
         drop(inner);
         self.run_unordered(effects, replies, &links, leader_epoch);
+        true
     }
 
     /// Appends a batch as the leader; `pending` learns the result.
@@ -125,7 +136,7 @@ impl Replica {
         }
         let now = self.context.clock.now();
         let wall_ms = self.context.clock.wall();
-        self.step_with(
+        let stepped = self.step_with(
             |inner, _| {
                 let reply = ReplyId(inner.next_reply);
                 inner.next_reply += 1;
@@ -142,6 +153,10 @@ impl Replica {
             },
             now,
         );
+        if !stepped {
+            let error = ErrorCode::NotLeaderOrFollower;
+            pending.fail(index, error, "this broker's copy is out of use");
+        }
     }
 
     /// Takes over what the metadata says of this partition.
@@ -185,7 +200,10 @@ impl Replica {
 
     /// The partition is leaving this broker: whoever waits on it is told.
     pub fn retire(&self) {
-        let replies = std::mem::take(&mut self.inner.lock().replies);
+        let mut inner = self.inner.lock();
+        inner.broken = true;
+        let replies = std::mem::take(&mut inner.replies);
+        drop(inner);
         for (pending, index) in replies.into_values() {
             let error = ErrorCode::NotLeaderOrFollower;
             pending.fail(
@@ -212,6 +230,14 @@ impl Replica {
         self.step(Input::Tick {
             wall_ms: self.context.clock.wall(),
         });
+    }
+
+    /// Passes on what a read of the log found. If that is damage, the replica goes out of use.
+    pub fn checked<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(error @ ReadError::Damaged { .. }) = &read {
+            self.context.damage.add(self.id, chain(error));
+        }
+        read
     }
 
     /// What a consumer may read now.

@@ -51,7 +51,7 @@ impl Replica {
         }
         if !blocking {
             // From memory, under the lock: the log cannot change hands meanwhile.
-            return match self.log.read(from, limit, max_bytes)? {
+            return match self.checked(self.log.read(from, limit, max_bytes))? {
                 ReadOutcome::Cached(batches) => {
                     let next = end_of(&batches).unwrap_or(from);
                     Ok(FollowerRead::Data {
@@ -65,7 +65,7 @@ impl Replica {
             };
         }
         drop(inner);
-        let batches = self.log.read_blocking(from, limit, max_bytes)?;
+        let batches = self.checked(self.log.read_blocking(from, limit, max_bytes))?;
         let inner = self.inner.lock();
         if inner.core.role() != Role::Leader || inner.core.leader_epoch() != epoch {
             return Ok(FollowerRead::Stale);

@@ -304,11 +304,11 @@ pub async fn read_log(
     limit: Offset,
     max_bytes: usize,
 ) -> Result<Vec<Bytes>, ReadError> {
-    match replica.log.read(from, limit, max_bytes)? {
+    match replica.checked(replica.log.read(from, limit, max_bytes))? {
         ReadOutcome::Cached(batches) => Ok(batches),
         ReadOutcome::OnDisk => {
             let replica = Arc::clone(replica);
-            let read = move || replica.log.read_blocking(from, limit, max_bytes);
+            let read = move || replica.checked(replica.log.read_blocking(from, limit, max_bytes));
             match tokio::task::spawn_blocking(read).await {
                 Ok(read) => read,
                 // The runtime is going down, and the connection with it.

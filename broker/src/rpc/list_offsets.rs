@@ -93,7 +93,7 @@ async fn by_time(
     limit: Offset,
 ) -> Result<FoundOffset, ApiError> {
     let replica = Arc::clone(replica);
-    let search = move || replica.log.offset_for_timestamp(time, limit);
+    let search = move || replica.checked(replica.log.offset_for_timestamp(time, limit));
     let found = tokio::task::spawn_blocking(search)
         .await
         .map_err(|_| ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down"))?

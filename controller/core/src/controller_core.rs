@@ -10,6 +10,7 @@ use ottla_model::{BrokerEpoch, ErrorCode, Instant, MetadataOffset, NodeId, Topic
 use crate::alter_partition::alter_partitions;
 use crate::beat::{BeatOutcome, BeatState, judge};
 use crate::config::ControllerConfig;
+use crate::damage::report_damage;
 use crate::draft::Draft;
 use crate::election::{elect_leaderless, elect_preferred, elect_requested};
 use crate::request::{Reply, Request};
@@ -298,6 +299,9 @@ impl Active {
             }
             Request::AlterPartitions(request) => {
                 alter_partitions(draft, gone, &request).map(Answer::from)
+            }
+            Request::ReportDamage(request) => {
+                report_damage(draft, gone, &request).map(Answer::from)
             }
             Request::AllocateProducerIds {
                 broker,

@@ -9,6 +9,7 @@ mod beat;
 mod broker;
 mod config;
 mod controller_core;
+mod damage;
 mod draft;
 mod election;
 mod fencing;
@@ -31,5 +32,5 @@ pub use config::ControllerConfig;
 pub use controller_core::ControllerCore;
 pub use request::{
     AlterPartition, AlterPartitions, AlterTopic, CreatePartitions, CreateTopic, DeleteTopic,
-    RegisterBroker, RegisterController, Reply, Request,
+    RegisterBroker, RegisterController, Reply, ReportDamage, Request,
 };

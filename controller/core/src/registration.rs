@@ -9,10 +9,9 @@ use ottla_metadata::{
 use ottla_model::error::ApiError;
 use ottla_model::{BrokerEpoch, ClusterId, ErrorCode, Instant, NodeId};
 
+use crate::damage::forget_all_replicas;
 use crate::draft::Draft;
-use crate::election::decide_partition;
 use crate::fencing::fence;
-use crate::partition_change::Wish;
 use crate::request::{RegisterBroker, RegisterController, Reply};
 use crate::session::{Liveness, Sessions};
 
@@ -76,7 +75,7 @@ pub(crate) fn register_broker(
     }
     let same_directory = |existing: &BrokerRegistration| existing.directory == request.directory;
     if !existing.as_ref().is_some_and(same_directory) {
-        forget_replicas(draft, gone, broker)?;
+        forget_all_replicas(draft, gone, broker, Cause::DirectoryLost)?;
     }
     let broker_epoch = BrokerEpoch(draft.image().offset.0);
     draft.push(record_of(request))?;
@@ -169,27 +168,6 @@ fn amend(
         draft.push(record_of(request))?;
     }
     Ok(existing.epoch)
-}
-
-/// Takes a broker whose data is gone out of every ISR and ELR, so that it is never elected for
-/// what it no longer holds.
-fn forget_replicas(
-    draft: &mut Draft,
-    gone: &BTreeSet<NodeId>,
-    broker: NodeId,
-) -> Result<(), ApiError> {
-    let wish = Wish {
-        lost: Some(broker),
-        ..Wish::default()
-    };
-    let partitions: Vec<_> = draft.image().partitions_with_replica(broker).collect();
-    for id in partitions {
-        let cause = Cause::DirectoryLost;
-        if let Some(change) = decide_partition(draft.image(), gone, id, &wish, cause) {
-            draft.push(change)?;
-        }
-    }
-    Ok(())
 }
 
 fn record_of(request: RegisterBroker) -> BrokerRegistered {

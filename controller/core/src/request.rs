@@ -43,6 +43,7 @@ pub enum Request {
         partitions: Option<Vec<TopicIdPartition>>,
     },
     AlterPartitions(AlterPartitions),
+    ReportDamage(ReportDamage),
     /// Gives a broker its next block of producer ids (KIP-730).
     AllocateProducerIds {
         broker: NodeId,
@@ -125,6 +126,15 @@ pub struct AlterPartitions {
     pub broker: NodeId,
     pub broker_epoch: BrokerEpoch,
     pub changes: Vec<AlterPartition>,
+}
+
+/// A broker found stored data damaged and set it aside: what these replicas held is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportDamage {
+    pub broker: NodeId,
+    pub broker_epoch: BrokerEpoch,
+    /// `None` means every replica of the broker.
+    pub partitions: Option<Vec<TopicIdPartition>>,
 }
 
 /// The proposal for one partition: a compare-and-set on its epochs.

@@ -3,7 +3,7 @@
 
 use ottla_controller_core::{
     AlterPartition, AlterPartitions, AlterTopic, CreatePartitions, CreateTopic, DeleteTopic,
-    RegisterBroker, Reply, Request,
+    RegisterBroker, Reply, ReportDamage, Request,
 };
 use ottla_metadata::{Endpoint, MetadataImage};
 use ottla_model::error::ApiError;
@@ -133,6 +133,28 @@ pub fn alter_partitions(wire: v1::AlterPartitionsRequest) -> Converted<Request> 
         broker: NodeId(broker_id),
         broker_epoch: BrokerEpoch(broker_epoch),
         changes: changes.collect::<Converted<_>>()?,
+    }))
+}
+
+pub fn report_damage(wire: v1::ReportDamageRequest) -> Converted<Request> {
+    let v1::ReportDamageRequest {
+        broker_id,
+        broker_epoch,
+        all,
+        partitions,
+    } = wire;
+    let id = |wire: v1::DamagedPartition| {
+        topic_id_partition(&wire.topic_id, wire.partition, "partitions.topic_id")
+    };
+    let partitions: Vec<_> = partitions.into_iter().map(id).collect::<Converted<_>>()?;
+    if all != partitions.is_empty() {
+        let message = "a report names damaged partitions, or all of them";
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("partitions"));
+    }
+    Ok(Request::ReportDamage(ReportDamage {
+        broker: NodeId(broker_id),
+        broker_epoch: BrokerEpoch(broker_epoch),
+        partitions: (!all).then_some(partitions),
     }))
 }
 

@@ -86,6 +86,19 @@ impl ControllerService for ControllerHandler {
         Ok(Response::new(response))
     }
 
+    async fn report_damage(
+        &self,
+        request: Request<v1::ReportDamageRequest>,
+    ) -> Result<Response<v1::ReportDamageResponse>, Status> {
+        let request = convert::report_damage(request.into_inner()).map_err(refuse)?;
+        let decided = self.decide_by(request, DECISION_TIMEOUT).await;
+        let decided = decided.map_err(refuse)?;
+        convert::done(decided.reply).map_err(refuse)?;
+        Ok(Response::new(v1::ReportDamageResponse {
+            metadata_offset: decided.offset.0,
+        }))
+    }
+
     async fn allocate_producer_ids(
         &self,
         request: Request<v1::AllocateProducerIdsRequest>,

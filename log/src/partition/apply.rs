@@ -336,15 +336,18 @@ impl PartitionLog {
     }
 
     /// Moves the directory of a log that leaves the store but is kept, with everything in it
-    /// durable.
+    /// durable, as far as it is there: the log may be kept because a file of it is not.
     pub(crate) fn apply_set_aside(&self, target: &Path) -> Result<(), LogError> {
         self.ensure_dir()?;
         let segments = self.lock().physical.segments.clone();
         for segment in &segments {
             let path = log_path(&self.dir, segment.base);
             let handles = &self.shared.handles;
-            let file = handles.file(segment.serial, &path, OpenMode::Existing)?;
-            file.sync_data().or_log("sync", &path)?;
+            match handles.file(segment.serial, &path, OpenMode::Existing) {
+                Ok(file) => file.sync_data().or_log("sync", &path)?,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
         self.forget_segments();
         let disk = &self.shared.disk;

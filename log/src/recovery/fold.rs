@@ -27,7 +27,7 @@ pub(super) struct Folded {
     pub applied: WalPosition,
     /// Whether the journal says anything that the checkpoint does not contain.
     pub changed: bool,
-    /// The log was set aside under this name.
+    /// The log was set aside, and is kept at this path below the store's directory.
     pub set_aside: Option<String>,
     /// The journal contradicts itself or the checkpoint.
     pub damage: Option<String>,

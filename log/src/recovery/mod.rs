@@ -26,11 +26,49 @@ use rebuild::{Rebuild, rebuild};
 pub(crate) struct Recovered {
     pub wal: Wal,
     pub logs: BTreeMap<TopicIdPartition, Arc<PartitionLog>>,
-    pub damaged: Vec<(TopicIdPartition, String)>,
 }
 
+/// Brings every log to what was durable. What is damaged is noted and set aside: a log alone, or
+/// the whole store if it cannot be told any more what its logs hold.
 pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
+    let journal_id = Wal::id_path(&shared.dirs.journal);
+    let was_there = shared.disk.exists(&journal_id);
+    let was_there = was_there.or_log("look for", &journal_id)?;
     prepare_directories(shared)?;
+    shared.damage.load(shared)?;
+    if shared.config.must_exist && !was_there {
+        let why = format!("{} is missing", journal_id.display());
+        set_store_aside(shared, &why)?;
+    }
+    match recover_logs(shared) {
+        Err(damage @ LogError::Corrupt { .. }) => {
+            set_store_aside(shared, &damage.to_string())?;
+            recover_logs(shared)
+        }
+        recovered => recovered,
+    }
+}
+
+/// Notes that everything is lost, and moves the whole store into the quarantine, so that recovery
+/// finds an empty one.
+fn set_store_aside(shared: &Shared, why: &str) -> Result<(), LogError> {
+    let dirs = &shared.dirs;
+    shared.damage.note_all(shared, why)?;
+    let target = free_name(shared, &dirs.quarantine, "store")?;
+    create_dir_durably(&*shared.disk, &target)?;
+    tracing::error!(why, kept = %target.display(), "the store is damaged; every log begins empty");
+    let checkpoint = Checkpoint::path(&dirs.root);
+    for path in [&checkpoint, &dirs.journal, &dirs.partitions] {
+        let name = path.file_name().unwrap_or_default();
+        shared.move_away(path, &target.join(name))?;
+    }
+    for dir in [&target, &dirs.root] {
+        shared.disk.sync_dir(dir).or_log("sync", dir)?;
+    }
+    create_dir_durably(&*shared.disk, &dirs.partitions)
+}
+
+fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let root = &shared.dirs.root;
     let checkpoint = Checkpoint::load(&*shared.disk, root, &mut || shared.next_number())?;
     let had_checkpoint = checkpoint.is_some();
@@ -48,7 +86,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
         } else {
             format!("it is missing, and the journal begins at {journal_start:?} only")
         };
-        return Err(LogError::corrupt(&root.join("checkpoint"), 0, what));
+        return Err(LogError::corrupt(&Checkpoint::path(root), 0, what));
     }
     shared.trim_to.store(position.0, Ordering::Release);
     for (id, folded) in std::mem::take(&mut fold.ended) {
@@ -58,8 +96,8 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     quarantine(shared, &damaged)?;
     set_strays_aside(shared, &logs)?;
     restart_damaged(&mut wal, &damaged)?;
-    let mut recovered = Recovered { wal, logs, damaged };
-    add_empty(shared, &mut recovered);
+    let mut recovered = Recovered { wal, logs };
+    add_empty(shared, &mut recovered, &damaged);
     let end = recovered.wal.end().0;
     shared.applied.store(end, Ordering::Release);
     let catalog = recovered.logs.clone();
@@ -82,6 +120,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         &dirs.partitions,
         &dirs.stray,
         &dirs.quarantine,
+        &dirs.damaged,
         &dirs.discarded,
     ] {
         create_dir_durably(&**disk, dir)?;
@@ -99,8 +138,10 @@ fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
     Wal::open_visiting(disk, dir, config, &mut |frame| {
         let behind = Wal::position_after(frame.position, frame.payload.len());
         let Some((id, entry)) = decode(&frame.payload) else {
-            let what = "an entry of a kind that this version does not know";
-            return Err(LogError::corrupt(dir, frame.position.0, what));
+            // The frame's checksum is right, so these are the bytes that were written.
+            let what = format!("an entry at {:?} of an unknown kind", frame.position);
+            let path = dir.clone();
+            return Err(LogError::Newer { path, what });
         };
         fold.replay(id, entry, behind);
         Ok(())
@@ -110,10 +151,10 @@ fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
 /// Carries out the end of a log that the journal has, if that has not been done.
 fn end_log(shared: &Arc<Shared>, id: TopicIdPartition, folded: Folded) -> Result<(), LogError> {
     let dir = shared.dirs.of(id);
-    let Some(name) = folded.set_aside.clone() else {
+    let Some(kept) = folded.set_aside.clone() else {
         return shared.discard(&dir);
     };
-    let target = shared.dirs.stray.join(name);
+    let target = shared.dirs.root.join(kept);
     if shared.disk.exists(&target).or_log("look for", &target)? {
         return Ok(());
     }
@@ -168,8 +209,8 @@ fn rebuild_all(
     }
 }
 
-/// Moves the files of damaged logs aside, durably: what begins in their place must not be taken
-/// for them.
+/// Notes damaged logs, and then moves their files aside, durably: what begins in their place must
+/// not be taken for them.
 fn quarantine(shared: &Shared, damaged: &Damaged) -> Result<(), LogError> {
     if damaged.is_empty() {
         return Ok(());
@@ -177,6 +218,7 @@ fn quarantine(shared: &Shared, damaged: &Damaged) -> Result<(), LogError> {
     let dirs = &shared.dirs;
     for (id, why) in damaged {
         let target = free_name(shared, &dirs.quarantine, &id.to_string())?;
+        shared.damage.note(shared, *id, why)?;
         shared.move_away(&dirs.of(*id), &target)?;
         tracing::error!(%id, why, kept = %target.display(), "a log is damaged; it begins empty");
     }
@@ -196,8 +238,8 @@ fn restart_damaged(wal: &mut Wal, damaged: &Damaged) -> Result<(), LogError> {
 }
 
 /// Puts an empty log in the place of each damaged one.
-fn add_empty(shared: &Arc<Shared>, recovered: &mut Recovered) {
-    for (id, _) in &recovered.damaged {
+fn add_empty(shared: &Arc<Shared>, recovered: &mut Recovered, damaged: &Damaged) {
+    for (id, _) in damaged {
         let mut physical = Physical::empty(Offset::ZERO);
         physical.applied = recovered.wal.end();
         let settings = shared.config.default_settings;

@@ -29,6 +29,8 @@ pub struct StoreConfig {
     pub recovery_threads: usize,
     /// Whether opening verifies the checksum of every stored batch, not only of each log's last.
     pub verify_all_on_open: bool,
+    /// The directory was in use before: a store that is missing from it is damage.
+    pub must_exist: bool,
     /// The settings of a recovered log until others are given.
     pub default_settings: LogSettings,
 }
@@ -47,6 +49,7 @@ impl Default for StoreConfig {
             index_cache_bytes: 16 * 1024 * 1024,
             recovery_threads: 4,
             verify_all_on_open: false,
+            must_exist: false,
             default_settings: LogSettings::default(),
         }
     }

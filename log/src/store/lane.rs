@@ -137,9 +137,9 @@ impl Lane {
                 self.shared.catalog.lock().remove(&log.id());
                 log.apply_delete()?;
             }
-            Op::SetAside(name) => {
+            Op::SetAside(kept) => {
                 self.shared.catalog.lock().remove(&log.id());
-                log.apply_set_aside(&self.shared.dirs.stray.join(name))?;
+                log.apply_set_aside(&self.shared.dirs.root.join(kept))?;
             }
         }
         if let Some(done) = done {

@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Mutex, RwLock};
 
+use crate::damage::Damage;
 use crate::disk::Disk;
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
@@ -42,7 +43,6 @@ pub type FatalObserver = Arc<dyn Fn(LogError) + Send + Sync>;
 pub struct LogStore {
     shared: Arc<Shared>,
     logs: RwLock<HashMap<TopicIdPartition, Arc<PartitionLog>>>,
-    damaged: Vec<(TopicIdPartition, String)>,
     bell: Arc<Bell>,
     threads: Mutex<Option<Threads>>,
 }
@@ -66,8 +66,9 @@ impl LogStore {
     /// durable. Whatever a log holds afterwards is durable.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] if the journal or the checkpoint is damaged. A damaged log is no
-    /// error: see [`LogStore::damaged`].
+    /// [`LogError::Newer`] if a later version wrote what is here. Damage is no error: what is
+    /// damaged is set aside, a log alone or, if the journal or the checkpoint is, all of them: see
+    /// [`LogStore::damage`].
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -76,7 +77,7 @@ impl LogStore {
         fatal: FatalObserver,
     ) -> Result<LogStore, LogError> {
         let shared = Arc::new(Shared::new(disk, dir, config));
-        let Recovered { wal, logs, damaged } = recovery::recover(&shared)?;
+        let Recovered { wal, logs } = recovery::recover(&shared)?;
         let bell = Arc::new(Bell::default());
         let journal = Journal {
             shared: shared.clone(),
@@ -96,7 +97,6 @@ impl LogStore {
         Ok(LogStore {
             shared,
             logs: RwLock::new(logs.into_iter().collect()),
-            damaged,
             bell,
             threads: Mutex::new(Some(threads)),
         })
@@ -109,10 +109,21 @@ impl LogStore {
         ids
     }
 
-    /// Logs that were found damaged when the store was opened, with what was found. Their files
-    /// were moved to `quarantine`, and they are empty.
-    pub fn damaged(&self) -> Vec<(TopicIdPartition, String)> {
-        self.damaged.clone()
+    /// What was found damaged, now or in an earlier run, and not yet forgotten. The files were
+    /// moved to `quarantine`, and the logs began empty.
+    pub fn damage(&self) -> Damage {
+        self.shared.damage.current()
+    }
+
+    /// Whether a log's damage is not yet forgotten.
+    pub fn is_damaged(&self, id: TopicIdPartition) -> bool {
+        self.shared.damage.concerns(id)
+    }
+
+    /// Forgets damage that others have heard of: nobody counts any more on what these logs held.
+    /// Durable when it returns. Blocks.
+    pub fn forget_damage(&self, told: &Damage) -> Result<(), LogError> {
+        self.shared.damage.forget(&self.shared, told)
     }
 
     pub fn get(&self, id: TopicIdPartition) -> Option<Arc<PartitionLog>> {
@@ -146,12 +157,24 @@ impl LogStore {
     /// Moves a log's files out of the store and keeps them; returns where. The log may be created
     /// again. Blocks.
     pub fn set_aside(&self, id: TopicIdPartition) -> Result<PathBuf, LogError> {
-        let path = recovery::free_name(&self.shared, &self.shared.dirs.stray, &id.to_string())?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.keep_in(&self.shared.dirs.stray, id)
+    }
+
+    /// Takes a log out of the store that was found damaged, and keeps its files; returns where.
+    /// [`LogStore::damage`] names it from now on, over restarts too. Blocks.
+    pub fn quarantine(&self, id: TopicIdPartition, why: &str) -> Result<PathBuf, LogError> {
+        self.shared.damage.note(&self.shared, id, why)?;
+        self.keep_in(&self.shared.dirs.quarantine, id)
+    }
+
+    fn keep_in(&self, dir: &Path, id: TopicIdPartition) -> Result<PathBuf, LogError> {
+        let path = recovery::free_name(&self.shared, dir, &id.to_string())?;
         if self.get(id).is_none() {
             return Err(LogError::Gone { id });
         }
-        self.remove(id, Op::SetAside(name.into_owned()))?;
+        let root = &self.shared.dirs.root;
+        let kept = path.strip_prefix(root).unwrap_or(&path).to_string_lossy();
+        self.remove(id, Op::SetAside(kept.into_owned()))?;
         Ok(path)
     }
 

@@ -62,6 +62,10 @@ pub(super) fn create(
     })
 }
 
+pub(super) fn id_path(dir: &Path) -> PathBuf {
+    dir.join("id")
+}
+
 /// The log's identity: what the directory says, or `id_if_new` for a directory without a log.
 pub(super) fn load_or_create_id(
     disk: &Arc<dyn Disk>,
@@ -69,7 +73,7 @@ pub(super) fn load_or_create_id(
     id_if_new: u64,
     has_files: bool,
 ) -> Result<u64, LogError> {
-    let path = dir.join("id");
+    let path = id_path(dir);
     if disk.exists(&path).or_log("look for", &path)? {
         let file = disk.open(&path, OpenMode::Existing).or_log("open", &path)?;
         let mut bytes = [0; ID_BYTES];

@@ -80,6 +80,11 @@ pub struct Wal {
 }
 
 impl Wal {
+    /// The file that a log has from its beginning on.
+    pub(crate) fn id_path(dir: &Path) -> PathBuf {
+        files::id_path(dir)
+    }
+
     /// Opens or creates the log in `dir` and returns the frames that are still there, in order.
     ///
     /// A torn tail is cut: bytes behind the last valid frame that no later sync can have covered.

@@ -55,6 +55,8 @@ causes! {
     LeaderElection = 11, "a replica that may lead became available";
     Requested = 12, "a person or a tool asked for it";
     Reassignment = 13, "its replicas were moved";
+    /// What the broker had stored was not what had been written; it refills from its peers.
+    ReplicaDamaged = 14, "the broker found its copy damaged and set it aside";
 }
 
 impl fmt::Display for Cause {

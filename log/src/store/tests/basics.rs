@@ -30,7 +30,7 @@ fn what_was_appended_is_read_at_once_and_after_a_restart() {
         log.size_bytes(),
         expected.iter().map(|b| b.len() as u64).sum::<u64>()
     );
-    assert!(store.damaged().is_empty());
+    assert!(store.damage().logs.is_empty());
 }
 
 #[test]

@@ -216,9 +216,9 @@ impl World {
     /// goes on.
     fn check(&mut self, store: &TestStore, context: &str) {
         assert!(
-            store.damaged().is_empty(),
+            store.damage().logs.is_empty(),
             "{context}: {:?}",
-            store.damaged()
+            store.damage().logs
         );
         for history in &mut self.logs {
             let found = match store.get(history.id) {

@@ -37,19 +37,26 @@ fn prepared() -> SimDisk {
 
 fn check_quarantined(disk: &SimDisk) {
     let store = open(disk);
-    let damaged = store.damaged();
-    assert_eq!(damaged.len(), 1, "{damaged:?}");
-    assert_eq!(damaged[0].0, id(1));
+    let damage = store.damage();
+    assert_eq!(damage.logs.keys().collect::<Vec<_>>(), [&id(1)]);
+    assert_eq!(damage.all, None);
     let log = store.get(id(1)).unwrap();
     assert_eq!((log.log_start(), log.log_end()), (Offset(0), Offset(0)));
     assert_eq!(read_all(&store.get(id(2)).unwrap()).unwrap().len(), 40);
+    // Until it is forgotten, a crash changes nothing: others may still count on the log.
+    crash(disk, store);
+    let store = open(disk);
+    assert_eq!(store.damage(), damage);
+    store.forget_damage(&damage).unwrap();
+    assert!(!store.is_damaged(id(1)));
+    let log = store.get(id(1)).unwrap();
     // It is refilled, and another crash does not quarantine it again.
     log.restart_at(Offset(7)).unwrap();
     log.append(1, batch(7, 1, 300)).unwrap();
     assert!(store.told.wait_for(id(1), 1));
     crash(disk, store);
     let store = open(disk);
-    assert!(store.damaged().is_empty(), "{:?}", store.damaged());
+    assert!(store.damage().is_empty(), "{:?}", store.damage());
     let log = store.get(id(1)).unwrap();
     assert_eq!((log.log_start(), log.log_end()), (Offset(7), Offset(8)));
     assert_eq!(read_all(&log).unwrap(), [batch(7, 1, 300)]);
@@ -110,7 +117,7 @@ fn damage_in_the_middle_is_found_on_reading_or_by_a_full_check() {
         ..config()
     };
     let store = try_open(&disk, all).unwrap();
-    assert_eq!(store.damaged().len(), 1);
+    assert_eq!(store.damage().logs.len(), 1);
 }
 
 #[test]
@@ -128,7 +135,7 @@ fn a_tail_that_no_checkpoint_covers_is_cut_and_written_again() {
         flip(&disk, path, disk_size(&disk, path) - 20);
     }
     let store = open(&disk);
-    assert!(store.damaged().is_empty());
+    assert!(store.damage().logs.is_empty());
     let expected: Vec<_> = (0..80).map(|base| batch(base, 1, 300)).collect();
     assert_eq!(read_all(&store.get(id(1)).unwrap()).unwrap(), expected);
 }
@@ -173,23 +180,46 @@ fn a_directory_that_nobody_knows_is_set_aside() {
     assert_eq!(disk.list(&Path::new(DIR).join("stray")).unwrap().len(), 2);
 }
 
+/// The store comes up empty, says so over restarts, and keeps what was there.
+fn check_lost_whole(disk: &SimDisk, config: StoreConfig) {
+    for round in 0..2 {
+        let store = try_open(disk, config.clone()).unwrap();
+        let damage = store.damage();
+        assert!(damage.all.is_some(), "round {round}: {damage:?}");
+        assert!(store.is_damaged(id(7)), "every log counts as lost");
+        assert_eq!(store.ids(), []);
+        let kept = Path::new(DIR).join("quarantine").join("store.0");
+        assert!(!disk.list(&kept).unwrap().is_empty());
+        crash(disk, store);
+    }
+    let store = try_open(disk, config.clone()).unwrap();
+    store.forget_damage(&store.damage()).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    log.append(1, batch(0, 1, 300)).unwrap();
+    assert!(store.told.wait_for(id(1), 1));
+    crash(disk, store);
+    let store = try_open(disk, config).unwrap();
+    assert!(store.damage().is_empty(), "{:?}", store.damage());
+    let log = store.get(id(1)).unwrap();
+    assert_eq!(read_all(&log).unwrap(), [batch(0, 1, 300)]);
+}
+
+fn journal_file(disk: &SimDisk) -> PathBuf {
+    let dir = Path::new(DIR).join("journal");
+    let entries = disk.list(&dir).unwrap();
+    let mut files = entries.iter().map(|entry| dir.join(&entry.name));
+    files.find(|path| path.extension().is_some()).unwrap()
+}
+
 #[test]
-fn a_damaged_or_missing_checkpoint_refuses_to_open() {
+fn without_its_checkpoint_the_store_counts_as_lost() {
     let disk = prepared();
     let path = Path::new(DIR).join("checkpoint");
     flip(&disk, &path, 30);
-    let error = try_open(&disk, config()).err().unwrap();
-    assert!(
-        matches!(&error, LogError::Corrupt { path: p, .. } if *p == path),
-        "{error}"
-    );
-    assert_eq!(
-        crate::dump::verify_dir(&disk, Path::new(DIR))
-            .unwrap()
-            .len(),
-        1
-    );
-    // Without it, the journal alone would have to hold everything, and here it does not.
+    let found = crate::dump::verify_dir(&disk, Path::new(DIR)).unwrap();
+    assert_eq!(found.len(), 1);
+    check_lost_whole(&disk, config());
+    // Where it is missing, the journal alone would have to hold everything, and it does not.
     let disk = SimDisk::new();
     let store = open(&disk);
     let log = store.get_or_create(id(1), settings()).unwrap();
@@ -199,9 +229,87 @@ fn a_damaged_or_missing_checkpoint_refuses_to_open() {
     store.shutdown().unwrap();
     drop(store);
     disk.unlink(&path).unwrap();
+    check_lost_whole(&disk, config());
+}
+
+#[test]
+fn without_its_journal_the_store_counts_as_lost() {
+    let disk = prepared();
+    let journal = journal_file(&disk);
+    disk.unlink(&journal).unwrap();
+    check_lost_whole(&disk, config());
+    let disk = prepared();
+    disk.remove_dir_all(&Path::new(DIR).join("journal"))
+        .unwrap();
+    check_lost_whole(&disk, config());
+}
+
+#[test]
+fn a_store_that_is_gone_from_a_directory_in_use_counts_as_lost() {
+    let disk = prepared();
+    let root = Path::new(DIR);
+    disk.remove_dir_all(&root.join("journal")).unwrap();
+    disk.unlink(&root.join("checkpoint")).unwrap();
+    disk.sync_dir(root).unwrap();
+    let in_use = StoreConfig {
+        must_exist: true,
+        ..config()
+    };
+    let store = try_open(&disk, in_use.clone()).unwrap();
+    assert!(store.damage().all.is_some());
+    store.forget_damage(&store.damage()).unwrap();
+    crash(&disk, store);
+    let store = try_open(&disk, in_use).unwrap();
+    assert!(store.damage().is_empty(), "{:?}", store.damage());
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_left_as_it_is() {
+    let disk = prepared();
+    let path = Path::new(DIR).join("checkpoint");
+    let file = disk.open(&path, OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    let end = bytes.len() - 4;
+    bytes[7] = 2;
+    let crc = crc32c::crc32c(&bytes[..end]);
+    bytes[end..].copy_from_slice(&crc.to_be_bytes());
+    file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();
     let error = try_open(&disk, config()).err().unwrap();
     assert!(
-        matches!(&error, LogError::Corrupt { path: p, .. } if *p == path),
+        matches!(&error, LogError::Newer { path: p, .. } if *p == path),
         "{error}"
     );
+    assert_eq!(disk.list(&Path::new(DIR).join("quarantine")).unwrap(), []);
+}
+
+#[test]
+fn a_log_found_damaged_while_it_is_used_is_taken_out_and_begins_anew() {
+    let disk = prepared();
+    let store = open(&disk);
+    let kept = store.quarantine(id(1), "a flipped bit").unwrap();
+    assert!(store.get(id(1)).is_none());
+    assert!(disk.exists(&kept).unwrap());
+    assert_eq!(store.damage().logs[&id(1)], "a flipped bit");
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    log.append(1, batch(0, 1, 300)).unwrap();
+    assert!(store.told.wait_for(id(1), 1));
+    crash(&disk, store);
+    let store = open(&disk);
+    assert_eq!(store.damage().logs[&id(1)], "a flipped bit");
+    let log = store.get(id(1)).unwrap();
+    assert_eq!(read_all(&log).unwrap(), [batch(0, 1, 300)]);
+    assert!(disk.exists(&kept).unwrap());
+}
+
+#[test]
+fn a_log_that_lacks_a_file_can_be_taken_out() {
+    let disk = prepared();
+    let store = open(&disk);
+    let missing = segment_files(&disk)[1].clone();
+    disk.unlink(&missing).unwrap();
+    store.quarantine(id(1), "a missing file").unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    log.append(1, batch(0, 1, 300)).unwrap();
+    assert!(store.told.wait_for(id(1), 1));
 }
