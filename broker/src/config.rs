@@ -7,6 +7,7 @@ use ottla_metadata::Endpoint;
 use ottla_model::{IncarnationId, NodeId};
 
 use crate::identity::BrokerIdentity;
+use crate::scrubber::ScrubPace;
 
 /// A broker's settings, already checked.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct BrokerConfig {
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
+    /// How stored data is read again in search of damage.
+    pub scrub: ScrubPace,
     /// How long a controlled shutdown waits for its leaders to move.
     pub shutdown_timeout: Duration,
 }

@@ -20,8 +20,10 @@ mod registration;
 mod replica;
 mod replication;
 mod rpc;
+mod scrubber;
 mod watcher;
 
 pub use config::BrokerConfig;
 pub use node::{BrokerNode, Fatal};
 pub use rpc::ProbeIdentity;
+pub use scrubber::ScrubPace;

@@ -33,6 +33,7 @@ use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{AdminRpc, ClusterRpc, LogRpc, ProbeIdentity, ReplicaRpc};
+use crate::scrubber::Scrubber;
 use crate::watcher::Watcher;
 
 use ottla_model::limits::{CLIENT_MESSAGE_BYTES_MAX, INTERNAL_MESSAGE_BYTES_MAX};
@@ -54,6 +55,7 @@ pub struct BrokerNode {
     health_routes: Mutex<Option<RoutesBuilder>>,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    scrubber: Arc<Mutex<Option<Scrubber>>>,
     config: BrokerConfig,
     recovered: watch::Receiver<bool>,
 }
@@ -65,6 +67,7 @@ impl BrokerNode {
         let cell = BrokerCell::default();
         let store = Arc::new(OnceLock::new());
         let tasks = Arc::new(Mutex::new(Vec::new()));
+        let scrubber = Arc::new(Mutex::new(None));
         let (health, service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
         routes.add_service(service);
@@ -80,6 +83,7 @@ impl BrokerNode {
             cell: cell.clone(),
             store: Arc::clone(&store),
             tasks: Arc::clone(&tasks),
+            scrubber: Arc::clone(&scrubber),
             runtime: runtime.clone(),
             health: health.clone(),
             fatal: Arc::clone(&fatal),
@@ -100,6 +104,7 @@ impl BrokerNode {
             health_routes: Mutex::new(Some(routes)),
             store,
             tasks,
+            scrubber,
             config,
             recovered,
         }
@@ -169,6 +174,7 @@ impl BrokerNode {
         for task in std::mem::take(&mut *self.tasks.lock()) {
             task.abort();
         }
+        drop(self.scrubber.lock().take());
         if let Some(store) = self.store.get().cloned() {
             let stopped = tokio::task::spawn_blocking(move || store.shutdown()).await;
             match stopped {
@@ -225,6 +231,7 @@ struct Starter {
     cell: BrokerCell,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    scrubber: Arc<Mutex<Option<Scrubber>>>,
     runtime: Handle,
     health: HealthReporter,
     fatal: Fatal,
@@ -281,6 +288,13 @@ impl Starter {
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));
+        let scrubber = Scrubber::start(
+            Arc::clone(&store),
+            Arc::clone(&context.damage),
+            config.scrub,
+        );
+        let scrubber = scrubber.map_err(|error| format!("cannot start the scrubber: {error}"))?;
+        *self.scrubber.lock() = Some(scrubber);
         self.spawn(&broker, &context, store);
         Ok(())
     }

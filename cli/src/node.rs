@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ottla_broker::identity::BrokerIdentity;
 use ottla_broker::listener::{self, PortLimits, PortPurpose};
-use ottla_broker::{BrokerConfig, BrokerNode};
+use ottla_broker::{BrokerConfig, BrokerNode, ScrubPace};
 use ottla_controller::{ControllerNode, ControllerNodeConfig, Voter};
 use ottla_metadata::Endpoint;
 use ottla_model::{IncarnationId, limits};
@@ -144,6 +144,10 @@ impl Node {
             journal_file_bytes: config.log.journal_file_bytes,
             checkpoint_bytes: config.log.checkpoint_bytes,
             tail_cache_bytes: usize::try_from(config.log.tail_cache_bytes).unwrap_or(usize::MAX),
+            scrub: ScrubPace {
+                bytes_per_second: config.log.scrub_bytes_per_second,
+                interval: config.log.scrub_interval,
+            },
             shutdown_timeout: config.controller.session_timeout,
         };
         let runtime = self.threads[0].handle();

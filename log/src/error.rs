@@ -124,6 +124,15 @@ impl ReadError {
         matches!(self, ReadError::Io { .. })
     }
 
+    /// Whether the stored bytes are gone or wrong, rather than out of reach for now.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ReadError::Damaged { .. } => true,
+            ReadError::Io { source, .. } => is_of_the_file(source),
+            ReadError::OutOfRange { .. } | ReadError::Gone => false,
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, position: u64, what: impl Into<String>) -> ReadError {
         ReadError::Damaged {
             path: path.to_owned(),
@@ -131,6 +140,11 @@ impl ReadError {
             what: what.into(),
         }
     }
+}
+
+/// Whether an error of the operating system speaks of this file rather than of the whole disk.
+pub(crate) fn is_of_the_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::EIO)
 }
 
 /// Names the file and what was tried, so that an error says where to look.

@@ -151,6 +151,11 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
             "log.tail_cache_bytes",
             config.log.tail_cache_bytes.to_string(),
         ),
+        (
+            "log.scrub_bytes_per_second",
+            config.log.scrub_bytes_per_second.to_string(),
+        ),
+        ("log.scrub_interval_ms", show(config.log.scrub_interval)),
         ("limits.connections", config.limits.connections.to_string()),
         (
             "limits.streams_per_connection",

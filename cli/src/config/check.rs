@@ -313,6 +313,18 @@ fn log(file: &ConfigFile) -> Result<LogSettings, Problem> {
             limits::BATCH_BYTES_MAX as u64,
             1_024 * GIB,
         )?,
+        scrub_bytes_per_second: within(
+            "log.scrub_bytes_per_second",
+            given.scrub_bytes_per_second,
+            4_096,
+            1_024 * GIB,
+        )?,
+        scrub_interval: time(
+            "log.scrub_interval_ms",
+            given.scrub_interval_ms,
+            100,
+            365 * 86_400_000,
+        )?,
     })
 }
 

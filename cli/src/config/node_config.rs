@@ -91,6 +91,8 @@ pub struct LogSettings {
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: u64,
+    pub scrub_bytes_per_second: u64,
+    pub scrub_interval: Duration,
 }
 
 /// What clients may ask at once; see `[limits]`.

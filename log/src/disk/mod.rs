@@ -28,6 +28,10 @@ pub enum OpenMode {
     Create,
     /// Open for reading and writing; empty it if it is there.
     CreateEmpty,
+    /// Open for reading what the medium has, not what a cache has, where the file system can;
+    /// fails with `NotFound` if the file is not there. Offsets, lengths and buffers of reads must
+    /// be multiples of 4 KiB then; only the file's end may be shorter.
+    PastCache,
 }
 
 /// A name in a directory.

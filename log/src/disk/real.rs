@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,13 +19,19 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        if mode == OpenMode::PastCache {
+            return open_past_cache(path);
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(mode != OpenMode::Existing)
             .truncate(mode == OpenMode::CreateEmpty)
             .open(path)?;
-        Ok(Arc::new(RealFile { file }))
+        Ok(Arc::new(RealFile {
+            file,
+            direct: false,
+        }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -74,6 +80,21 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile {
     file: File,
+    /// Reads go past the cache.
+    direct: bool,
+}
+
+fn open_past_cache(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
+    let (file, direct) = match direct {
+        Ok(file) => (file, true),
+        // A file system without it, such as one in memory.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => (options.open(path)?, false),
+        Err(error) => return Err(error),
+    };
+    Ok(Arc::new(RealFile { file, direct }))
 }
 
 impl DiskFile for RealFile {
@@ -86,6 +107,8 @@ impl DiskFile for RealFile {
         while done < buffer.len() {
             match self.file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
+                // Short only at the file's end, from where nothing may be read past the cache.
+                Ok(read) if self.direct => return Ok(done + read),
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

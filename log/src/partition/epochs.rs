@@ -19,6 +19,12 @@ impl Epochs {
         self.0.last().map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
+    /// The epoch in which `offset` was written, as far as is known.
+    pub fn at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let begun = self.0.partition_point(|(_, start)| *start <= offset);
+        Some(self.0.get(begun.checked_sub(1)?)?.0)
+    }
+
     /// Notes a batch. Batches of one epoch only mark its first offset.
     pub fn note(&mut self, epoch: LeaderEpoch, base: Offset) {
         if epoch > self.last() {

@@ -7,6 +7,7 @@ mod epochs;
 mod lookup;
 mod read;
 mod retention;
+mod scrub;
 mod state;
 mod tail;
 

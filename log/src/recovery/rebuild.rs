@@ -10,7 +10,7 @@ use ottla_model::{Offset, TopicIdPartition};
 
 use super::fold::Folded;
 use crate::disk::{DiskFile, OpenMode};
-use crate::error::{IoContext as _, LogError, ReadError};
+use crate::error::{IoContext as _, LogError, ReadError, is_of_the_file};
 use crate::partition::{PartitionLog, Physical};
 use crate::segment::{
     Scanner, Segment, SegmentIndex, SparseIndex, base_of, check_batch, index_path, log_path,
@@ -33,7 +33,7 @@ impl From<ReadError> for Rebuild {
                 action,
                 path,
                 source,
-            } if !is_damage(&source) => Rebuild::Failed(LogError::Io {
+            } if !is_of_the_file(&source) => Rebuild::Failed(LogError::Io {
                 action,
                 path,
                 source,
@@ -47,11 +47,6 @@ impl From<LogError> for Rebuild {
     fn from(error: LogError) -> Rebuild {
         Rebuild::Failed(error)
     }
-}
-
-/// Whether an error of the operating system speaks of this file rather than of the whole disk.
-fn is_damage(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::EIO)
 }
 
 fn describe(error: &dyn std::error::Error) -> String {

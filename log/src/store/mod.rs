@@ -191,6 +191,32 @@ impl LogStore {
         outcome.wait()
     }
 
+    /// Verifies every sealed segment on disk once, whether or not anybody reads it, and names
+    /// damaged logs to `found`. `pace` is told the bytes of each read; it may wait, and false ends
+    /// the round. What is read does not displace what the operating system has in memory. Blocks.
+    pub fn scrub(
+        &self,
+        pace: &mut dyn FnMut(usize) -> bool,
+        found: &mut dyn FnMut(TopicIdPartition, String),
+    ) {
+        let mut going = true;
+        for id in self.ids() {
+            let Some(log) = self.get(id) else { continue };
+            for sealed in log.sealed() {
+                if let Some(what) = log.scrub(&sealed, &mut |bytes| {
+                    going = pace(bytes);
+                    going
+                }) {
+                    found(id, what);
+                    break;
+                }
+                if !going {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Bytes that can still be written on the store's file system.
     pub fn free_space(&self) -> Result<u64, LogError> {
         let root = &self.shared.dirs.root;

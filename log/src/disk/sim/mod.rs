@@ -88,7 +88,9 @@ impl Disk for SimDisk {
         let found = state.names(dir)?.get(&name).copied();
         let node = match found {
             Some(node) => node,
-            None if mode == OpenMode::Existing => return Err(not_found()),
+            None if matches!(mode, OpenMode::Existing | OpenMode::PastCache) => {
+                return Err(not_found());
+            }
             None => state.add(dir, name, Node::File(FileNode::default()))?,
         };
         if matches!(state.nodes.get(&node), Some(Node::Dir { .. })) {

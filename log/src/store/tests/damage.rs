@@ -313,3 +313,43 @@ fn a_log_that_lacks_a_file_can_be_taken_out() {
     log.append(1, batch(0, 1, 300)).unwrap();
     assert!(store.told.wait_for(id(1), 1));
 }
+
+fn scrub(store: &LogStore) -> Vec<(TopicIdPartition, String)> {
+    let mut found = Vec::new();
+    store.scrub(&mut |_| true, &mut |id, what| found.push((id, what)));
+    found
+}
+
+#[test]
+fn scrubbing_finds_any_changed_byte_of_a_sealed_segment() {
+    let disk = prepared();
+    let store = open(&disk);
+    assert_eq!(scrub(&store), []);
+    let sealed = segment_files(&disk)[1].clone();
+    // Offset, length, epoch, magic, checksum, attributes, counts and records.
+    for at in (0..61).chain([100, disk_size(&disk, &sealed) - 1]) {
+        flip(&disk, &sealed, at);
+        let found = scrub(&store);
+        assert_eq!(found.len(), 1, "byte {at}: {found:?}");
+        assert_eq!(found[0].0, id(1));
+        flip(&disk, &sealed, at);
+    }
+    let file = disk.open(&sealed, OpenMode::Existing).unwrap();
+    file.set_len(disk_size(&disk, &sealed) - 1).unwrap();
+    assert_eq!(scrub(&store).len(), 1);
+    disk.unlink(&sealed).unwrap();
+    assert_eq!(scrub(&store).len(), 1);
+}
+
+#[test]
+fn scrubbing_stops_when_it_is_told_to() {
+    let disk = prepared();
+    let store = open(&disk);
+    let mut reads = 0;
+    let mut pace = |_| {
+        reads += 1;
+        reads < 3
+    };
+    store.scrub(&mut pace, &mut |id, what| panic!("{id}: {what}"));
+    assert_eq!(reads, 3);
+}

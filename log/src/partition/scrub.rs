@@ -1,0 +1,179 @@
+//! Verifying a log's sealed segments on disk, batch by batch, whether or not anybody reads them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ottla_model::Offset;
+use ottla_model::batch::{BatchHeader, HEADER_BYTES};
+
+use super::PartitionLog;
+use crate::disk::{DiskFile, OpenMode};
+use crate::error::{IoContext as _, ReadError};
+use crate::segment::{check_batch, log_path};
+
+/// How much is read at a time. A multiple of any disk's block.
+const BLOCK_BYTES: usize = 256 * 1024;
+/// Reads that go past the operating system's cache begin and end at multiples of it.
+const ALIGNMENT: usize = 4096;
+
+/// A sealed segment as it was when the log was looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sealed {
+    serial: u64,
+    base: Offset,
+    bytes: u64,
+    /// Where the next segment begins.
+    end: Offset,
+}
+
+impl PartitionLog {
+    pub(crate) fn sealed(&self) -> Vec<Sealed> {
+        let state = self.lock();
+        let segments = &state.physical.segments;
+        let pairs = segments.iter().zip(segments.iter().skip(1));
+        let sealed = pairs.map(|(segment, next)| Sealed {
+            serial: segment.serial,
+            base: segment.base,
+            bytes: segment.bytes,
+            end: next.base,
+        });
+        sealed.collect()
+    }
+
+    /// Verifies one segment as the disk has it; returns what is wrong with it, if anything. `pace`
+    /// is told the bytes of each read and says whether to go on. Blocks.
+    pub(crate) fn scrub(
+        &self,
+        sealed: &Sealed,
+        pace: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<String> {
+        let path = log_path(&self.dir, sealed.base);
+        let error = self.verify_sealed(sealed, &path, pace).err()?;
+        if !error.is_damage() {
+            tracing::warn!(path = %path.display(), %error, "a segment could not be verified");
+            return None;
+        }
+        // A segment that was deleted or replaced meanwhile is no news.
+        let state = self.lock();
+        let still = |segment: &crate::segment::Segment| segment.serial == sealed.serial;
+        let current = !state.gone && state.physical.segments.iter().any(still);
+        current.then(|| error.to_string())
+    }
+
+    fn verify_sealed(
+        &self,
+        sealed: &Sealed,
+        path: &Path,
+        pace: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<(), ReadError> {
+        let file = self.shared.disk.open(path, OpenMode::PastCache);
+        let file = file.or_read("open", path)?;
+        let mut reader = BlockReader::new(file, path);
+        let (mut at, mut next) = (0, sealed.base);
+        while at < sealed.bytes {
+            if !reader.fill(HEADER_BYTES, pace)? {
+                return Ok(());
+            }
+            let Some(header) = BatchHeader::decode(reader.bytes()) else {
+                return Err(ReadError::damaged(path, at, "no header of a batch"));
+            };
+            if header.size < HEADER_BYTES || at + header.size as u64 > sealed.bytes {
+                let what = format!("a batch of {} bytes", header.size);
+                return Err(ReadError::damaged(path, at, what));
+            }
+            if !reader.fill(header.size, pace)? {
+                return Ok(());
+            }
+            let Some(batch) = reader.bytes().get(..header.size) else {
+                return Err(ReadError::damaged(path, at, "the file ends within a batch"));
+            };
+            check_batch(path, at, batch)?;
+            self.check_place(path, at, &header, next)?;
+            next = header.next_offset();
+            at += header.size as u64;
+            reader.consume(header.size);
+        }
+        if next != sealed.end {
+            let what = format!("it ends at offset {next}, not at {}", sealed.end);
+            return Err(ReadError::damaged(path, at, what));
+        }
+        Ok(())
+    }
+
+    /// Offset and leader epoch stand outside a batch's checksum; what the log knows of them must
+    /// agree.
+    fn check_place(
+        &self,
+        path: &Path,
+        at: u64,
+        header: &BatchHeader,
+        expected: Offset,
+    ) -> Result<(), ReadError> {
+        if header.base_offset != expected {
+            let what = format!("offset {} where {expected} follows", header.base_offset);
+            return Err(ReadError::damaged(path, at, what));
+        }
+        let known = self.lock().physical.epochs.at(expected);
+        if known.is_some_and(|known| known != header.leader_epoch) {
+            let what = format!("leader epoch {} at offset {expected}", header.leader_epoch);
+            return Err(ReadError::damaged(path, at, what));
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file from its start in aligned blocks, and keeps what was not yet consumed.
+struct BlockReader<'a> {
+    file: Arc<dyn DiskFile>,
+    path: &'a Path,
+    /// Where the next block is read.
+    at: u64,
+    block: Vec<u8>,
+    kept: Vec<u8>,
+    ended: bool,
+}
+
+impl<'a> BlockReader<'a> {
+    fn new(file: Arc<dyn DiskFile>, path: &'a Path) -> BlockReader<'a> {
+        BlockReader {
+            file,
+            path,
+            at: 0,
+            // Longer than what is read, so that an aligned part of it can be.
+            block: vec![0; BLOCK_BYTES + ALIGNMENT],
+            kept: Vec::new(),
+            ended: false,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.kept
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.kept.drain(..bytes);
+    }
+
+    /// Reads on until `wanted` bytes are there or the file ends. False if `pace` said to stop.
+    fn fill(
+        &mut self,
+        wanted: usize,
+        pace: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<bool, ReadError> {
+        while self.kept.len() < wanted && !self.ended {
+            let skip = self.block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+            let block = &mut self.block[skip..skip + BLOCK_BYTES];
+            let read = self
+                .file
+                .read_at(block, self.at)
+                .or_read("read", self.path)?;
+            self.kept.extend_from_slice(&block[..read]);
+            self.at += read as u64;
+            self.ended = read < BLOCK_BYTES;
+            if !pace(read) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
