@@ -14,6 +14,7 @@ use tonic::Status;
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
+use crate::disk_space::DiskSpace;
 use crate::image::ImageStore;
 use crate::manager::ReplicaManager;
 use crate::producer_ids::ProducerIds;
@@ -36,6 +37,7 @@ pub struct Broker {
     pub controllers: Arc<Controllers>,
     pub registration: Arc<Registration>,
     pub leader_links: Arc<LeaderLinks>,
+    pub space: Arc<DiskSpace>,
     pub producer_ids: ProducerIds,
     /// Bytes that may still be read for consumers.
     pub fetch_bytes: Arc<Semaphore>,

@@ -36,6 +36,8 @@ pub struct BrokerConfig {
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,
+    /// With less room than this on the disk, in bytes, nothing more is taken from producers.
+    pub disk_reserve_bytes: u64,
     /// How stored data is read again in search of damage.
     pub scrub: ScrubPace,
     /// How long a controlled shutdown waits for its leaders to move.

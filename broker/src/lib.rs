@@ -7,6 +7,7 @@ mod clock;
 mod config;
 mod controllers;
 mod damage;
+mod disk_space;
 pub mod identity;
 mod image;
 mod isr;

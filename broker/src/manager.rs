@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup};
+use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup, Role};
 use ottla_log::{LogError, LogSettings, LogStore, ReadError};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
@@ -268,11 +268,14 @@ impl ReplicaManager {
         }
     }
 
-    /// Deletes old segments of the partitions led here; followers follow. Blocks on the disk.
-    pub fn apply_retention(&self) {
+    /// Deletes old segments of the partitions led here; followers follow. Where the disk is full,
+    /// they cannot, since nothing is read from their leaders: then those of `every_replica`.
+    /// Blocks on the disk.
+    pub fn apply_retention(&self, every_replica: bool) {
         let now = self.context.clock.wall();
         for replica in self.all() {
-            if replica.with_core(|core| core.role()) != ottla_broker_core::partition::Role::Leader {
+            let leads = replica.with_core(Partition::role) == Role::Leader;
+            if !leads && !every_replica {
                 continue;
             }
             let bound: Offset = replica.high_watermark();
@@ -283,6 +286,10 @@ impl ReplicaManager {
                     tracing::error!(partition = %replica.id, %error, "retention failed");
                 }
             }
+        }
+        if every_replica {
+            // What was deleted gives its room back with the next checkpoint.
+            self.store.request_checkpoint();
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::damage::{DamageFound, DamageReports};
+use crate::disk_space::DiskSpace;
 use crate::image::ImageStore;
 use crate::isr::IsrUpdates;
 use crate::manager::ReplicaManager;
@@ -41,6 +42,8 @@ use ottla_model::limits::{CLIENT_MESSAGE_BYTES_MAX, INTERNAL_MESSAGE_BYTES_MAX};
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often old segments are looked for while the disk is full.
+const SHORT_OF_ROOM_PAUSE: Duration = Duration::from_secs(1);
 /// The file that says the last run ended cleanly, and under which broker epoch.
 const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
 
@@ -256,6 +259,7 @@ impl Starter {
         let registration = Registration::new(config.clone(), take_clean_epoch(dir));
         let registration = Arc::new(registration);
         let leader_links = Arc::new(LeaderLinks::new(self.runtime.clone()));
+        let space = Arc::new(DiskSpace::new(config.disk_reserve_bytes));
         let context = Arc::new(ReplicaContext {
             clock: Clock::start(),
             isr: Arc::new(IsrUpdates::default()),
@@ -270,6 +274,7 @@ impl Starter {
             manager: Arc::clone(&manager),
             image: Arc::clone(&image),
             registration: Arc::clone(&registration),
+            space: Arc::clone(&space),
         });
         manager.apply(&crate::image::ImageChange {
             image: image.current(),
@@ -284,6 +289,7 @@ impl Starter {
             controllers,
             registration,
             leader_links,
+            space,
             fetch_bytes: Arc::new(Semaphore::new(FETCH_BYTES_IN_FLIGHT)),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
@@ -366,6 +372,8 @@ impl Starter {
             Arc::clone(&broker.controllers),
             Arc::clone(&broker.registration),
         )));
+        let space = Arc::clone(&broker.space);
+        spawn(self.runtime.spawn(space.run(Arc::clone(&store))));
         let damage = DamageReports {
             store,
             manager: Arc::clone(&broker.manager),
@@ -416,13 +424,21 @@ async fn retention(broker: Arc<Broker>) {
     let mut ticks = interval(broker.config.retention_check_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Now is the time to look.
+            () = broker.space.wait_for_shortage() => {}
+        }
         let manager = Arc::clone(&broker.manager);
-        if tokio::task::spawn_blocking(move || manager.apply_retention())
+        let short = broker.space.is_short();
+        if tokio::task::spawn_blocking(move || manager.apply_retention(short))
             .await
             .is_err()
         {
             tracing::error!("retention panicked");
+        }
+        if short {
+            tokio::time::sleep(SHORT_OF_ROOM_PAUSE).await;
         }
     }
 }

@@ -70,6 +70,9 @@ fn init_logging(cli: &Cli) -> CommandResult {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
+        // A line that cannot be written, to a log on a full disk, is lost. Complaining about it
+        // on the same standard error would panic.
+        .log_internal_errors(false)
         .with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     Ok(())

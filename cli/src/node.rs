@@ -144,6 +144,7 @@ impl Node {
             journal_file_bytes: config.log.journal_file_bytes,
             checkpoint_bytes: config.log.checkpoint_bytes,
             tail_cache_bytes: usize::try_from(config.log.tail_cache_bytes).unwrap_or(usize::MAX),
+            disk_reserve_bytes: config.log.disk_reserve_bytes,
             scrub: ScrubPace {
                 bytes_per_second: config.log.scrub_bytes_per_second,
                 interval: config.log.scrub_interval,

@@ -9,7 +9,7 @@ use ottla_model::TopicIdPartition;
 use parking_lot::{Condvar, Mutex};
 
 use crate::damage::DamageNotes;
-use crate::disk::Disk;
+use crate::disk::{Disk, PatientDisk, Room};
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
 use crate::handles::Handles;
@@ -74,6 +74,7 @@ impl Dirs {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
+    pub room: Arc<Room>,
     pub dirs: Dirs,
     pub config: StoreConfig,
     pub journal: Queue<Queued>,
@@ -106,6 +107,8 @@ pub(crate) struct Counters {
 
 impl Shared {
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, config: StoreConfig) -> Shared {
+        let room = Arc::new(Room::default());
+        let disk: Arc<dyn Disk> = Arc::new(PatientDisk::new(disk, Arc::clone(&room)));
         let handles = Handles::new(
             disk.clone(),
             config.open_files_max,
@@ -113,6 +116,7 @@ impl Shared {
         );
         Shared {
             disk,
+            room,
             dirs: Dirs::new(dir),
             config,
             journal: Queue::new(),

@@ -128,6 +128,8 @@ error_codes! {
     NodeStarting = 1002, "NODE_STARTING", Definite, true;
     /// The node is shutting down. Ottla's own code.
     NodeShuttingDown = 1003, "NODE_SHUTTING_DOWN", Definite, true;
+    /// The broker's disk has less room than its reserve; nothing was appended. Ottla's own code.
+    DiskFull = 1004, "DISK_FULL", Definite, true;
 }
 
 impl fmt::Display for ErrorCode {

@@ -42,7 +42,7 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         E::PolicyViolation => Code::PermissionDenied,
         E::UnsupportedVersion => Code::Unimplemented,
         E::RequestTimedOut => Code::DeadlineExceeded,
-        E::ThrottlingQuotaExceeded => Code::ResourceExhausted,
+        E::ThrottlingQuotaExceeded | E::DiskFull => Code::ResourceExhausted,
         E::InvalidUpdateVersion => Code::Aborted,
         E::LeaderNotAvailable
         | E::NetworkException

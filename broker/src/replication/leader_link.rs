@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
 
+use crate::disk_space::DiskSpace;
 use crate::image::ImageStore;
 use crate::manager::ReplicaManager;
 use crate::net::internal_channel;
@@ -57,6 +58,7 @@ struct Outbox {
 /// What a link needs of its broker.
 pub struct LinkContext {
     pub manager: Arc<ReplicaManager>,
+    pub space: Arc<DiskSpace>,
     pub image: Arc<ImageStore>,
     pub registration: Arc<Registration>,
 }
@@ -234,11 +236,23 @@ impl LeaderLink {
             let Some(message) = message else {
                 return Ok(());
             };
+            self.wait_for_room(context).await;
             for data in message.partitions {
                 self.take_in(context, data);
             }
         }
         Ok(())
+    }
+
+    /// While the disk is full nothing more is read from the leader, so its window fills and it
+    /// waits.
+    async fn wait_for_room(&self, context: &LinkContext) {
+        while !self.is_stopped() {
+            tokio::select! {
+                () = context.space.wait_for_room() => return,
+                () = self.poke.notified() => {}
+            }
+        }
     }
 
     /// The messages to the leader: first who we are, then whatever gathers in the outbox.

@@ -95,7 +95,8 @@ async fn begin(
     let deadline = broker.clock.now() + timeout;
     let image = broker.image.current();
     for (index, part) in request.partitions.into_iter().enumerate() {
-        match accept(broker, &image, &part) {
+        let room = broker.space.check();
+        match room.and_then(|()| accept(broker, &image, &part)) {
             Ok((replica, header)) => {
                 let input = ProduceInput {
                     acks,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tracing::info;
 
-use crate::config::{NodeConfig, Overrides};
+use crate::config::{LogSettings, NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::node::Node;
 use crate::{output, parent, signals};
@@ -102,7 +102,7 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
         .iter()
         .map(|voter| format!("{}@{}", voter.id, voter.address))
         .collect();
-    vec![
+    let mut settings = vec![
         ("node.id", config.id.to_string()),
         ("node.roles", config.roles.to_string()),
         ("node.data_dir", config.data_dir.display().to_string()),
@@ -139,28 +139,28 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
             "broker.retention_check_interval_ms",
             show(config.broker.retention_check_interval),
         ),
-        (
-            "log.journal_file_bytes",
-            config.log.journal_file_bytes.to_string(),
-        ),
-        (
-            "log.checkpoint_bytes",
-            config.log.checkpoint_bytes.to_string(),
-        ),
-        (
-            "log.tail_cache_bytes",
-            config.log.tail_cache_bytes.to_string(),
-        ),
-        (
-            "log.scrub_bytes_per_second",
-            config.log.scrub_bytes_per_second.to_string(),
-        ),
-        ("log.scrub_interval_ms", show(config.log.scrub_interval)),
         ("limits.connections", config.limits.connections.to_string()),
         (
             "limits.streams_per_connection",
             config.limits.streams_per_connection.to_string(),
         ),
+    ];
+    settings.extend(log_settings(&config.log));
+    settings
+}
+
+fn log_settings(log: &LogSettings) -> [(&'static str, String); 6] {
+    let interval = format!("{} ms", log.scrub_interval.as_millis());
+    [
+        ("log.journal_file_bytes", log.journal_file_bytes.to_string()),
+        ("log.checkpoint_bytes", log.checkpoint_bytes.to_string()),
+        ("log.tail_cache_bytes", log.tail_cache_bytes.to_string()),
+        ("log.disk_reserve_bytes", log.disk_reserve_bytes.to_string()),
+        (
+            "log.scrub_bytes_per_second",
+            log.scrub_bytes_per_second.to_string(),
+        ),
+        ("log.scrub_interval_ms", interval),
     ]
 }
 

@@ -313,6 +313,12 @@ fn log(file: &ConfigFile) -> Result<LogSettings, Problem> {
             limits::BATCH_BYTES_MAX as u64,
             1_024 * GIB,
         )?,
+        disk_reserve_bytes: within(
+            "log.disk_reserve_bytes",
+            given.disk_reserve_bytes,
+            0,
+            1_024 * GIB,
+        )?,
         scrub_bytes_per_second: within(
             "log.scrub_bytes_per_second",
             given.scrub_bytes_per_second,

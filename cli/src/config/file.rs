@@ -167,6 +167,9 @@ pub struct LogSection {
     pub checkpoint_bytes: u64,
     /// How many bytes of the newest batches stay in memory for consumers and followers.
     pub tail_cache_bytes: u64,
+    /// With less room than this on the file system, in bytes, producers are refused, so that
+    /// retention, deletion and metadata go on. Should hold two journal files and 128 MiB.
+    pub disk_reserve_bytes: u64,
     /// How many bytes a second are read again from the disk in search of damage.
     pub scrub_bytes_per_second: u64,
     /// How often a round over all data begins, in milliseconds; one that takes longer is finished
@@ -180,6 +183,7 @@ impl Default for LogSection {
             journal_file_bytes: 64 << 20,
             checkpoint_bytes: 256 << 20,
             tail_cache_bytes: 32 << 20,
+            disk_reserve_bytes: 512 << 20,
             scrub_bytes_per_second: 4 << 20,
             scrub_interval_ms: 86_400_000,
         }

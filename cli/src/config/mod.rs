@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use endpoint::Endpoint;
 pub use error::ConfigError;
 pub use file::{ConfigFile, ControllerEntry, NodeSection, RoleName};
-pub use node_config::NodeConfig;
+pub use node_config::{LogSettings, NodeConfig};
 
 /// Values that the command line or the environment puts over the file's.
 #[derive(Debug, Clone, Default)]

@@ -91,6 +91,7 @@ pub struct LogSettings {
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: u64,
+    pub disk_reserve_bytes: u64,
     pub scrub_bytes_per_second: u64,
     pub scrub_interval: Duration,
 }

@@ -104,6 +104,7 @@ pub fn config_file(manifest: &Manifest, node: &ManifestNode) -> ConfigFile {
     file.log.journal_file_bytes = 32 << 20;
     file.log.checkpoint_bytes = 128 << 20;
     file.log.tail_cache_bytes = 16 << 20;
+    file.log.disk_reserve_bytes = 512 << 20;
     file
 }
 

@@ -6,6 +6,7 @@
 //! file; a created, renamed or removed name is durable after `sync_dir` of its directory; and
 //! after a failed sync nothing may be assumed about what was written before it.
 
+mod patient;
 mod real;
 mod sim;
 
@@ -16,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{IoContext as _, LogError};
+pub(crate) use patient::{PatientDisk, Room};
 pub use real::RealDisk;
 pub use sim::SimDisk;
 

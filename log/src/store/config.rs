@@ -108,4 +108,6 @@ pub struct StoreStats {
     pub queued_bytes: u64,
     /// Segment files that are open now.
     pub open_files: u64,
+    /// Whether a write waits for room on the file system now.
+    pub awaits_room: bool,
 }

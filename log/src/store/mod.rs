@@ -239,6 +239,7 @@ impl LogStore {
             cached_bytes: self.shared.cached_bytes.load(Ordering::Relaxed),
             queued_bytes: self.shared.journal.bytes() as u64,
             open_files: self.shared.handles.open_files() as u64,
+            awaits_room: self.shared.room.is_awaited(),
         }
     }
 
@@ -248,6 +249,8 @@ impl LogStore {
         let Some(threads) = self.threads.lock().take() else {
             return Ok(());
         };
+        // What there is no room for now, the next start takes from the journal.
+        self.shared.room.close();
         self.shared.journal.close();
         let wal = join(threads.journal);
         self.shared.lane.close();
@@ -270,6 +273,7 @@ impl Drop for LogStore {
     /// Ends the threads without waiting for what is queued; what was not durable may be lost.
     fn drop(&mut self) {
         if let Some(threads) = self.threads.lock().take() {
+            self.shared.room.close();
             drop(self.shared.journal.abort());
             join(threads.journal);
             drop(self.shared.lane.abort());

@@ -1,0 +1,178 @@
+//! Whether there is room to take records. Below a reserve, producers are refused, so that what was
+//! promised, retention, deletion and the metadata still have room; above it, everything goes on by
+//! itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla_log::LogStore;
+use ottla_model::ErrorCode;
+use ottla_model::error::ApiError;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::replica::chain;
+
+/// How often the room is measured. At full load, much less than the reserve fits in between.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// The room on the file system of a broker's logs.
+#[derive(Debug)]
+pub struct DiskSpace {
+    reserve_bytes: u64,
+    room: watch::Sender<Room>,
+}
+
+/// How much room there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    /// Nothing more is taken from leaders either.
+    Exhausted {
+        free_bytes: u64,
+    },
+    /// Nothing more is taken from producers. What leaders have accepted still goes to followers:
+    /// without it, what is committed could not be told after a failover, and nobody could read it.
+    Short {
+        free_bytes: u64,
+    },
+    Enough,
+}
+
+impl Room {
+    /// A little more is needed before it goes on, so that it does not flutter at the edge. A
+    /// writer that already waits for room tells more than the number does: a quota, for example.
+    fn of(free_bytes: u64, reserve_bytes: u64, awaited: bool, before: Room) -> Room {
+        let needed = match before {
+            Room::Enough => reserve_bytes,
+            _ => reserve_bytes + reserve_bytes / 8,
+        };
+        if awaited || free_bytes < reserve_bytes / 2 {
+            Room::Exhausted { free_bytes }
+        } else if free_bytes < needed {
+            Room::Short { free_bytes }
+        } else {
+            Room::Enough
+        }
+    }
+
+    fn is_exhausted(self) -> bool {
+        matches!(self, Room::Exhausted { .. })
+    }
+}
+
+impl DiskSpace {
+    pub fn new(reserve_bytes: u64) -> DiskSpace {
+        DiskSpace {
+            reserve_bytes,
+            room: watch::channel(Room::Enough).0,
+        }
+    }
+
+    /// Refuses producers while there is too little room.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let (Room::Exhausted { free_bytes } | Room::Short { free_bytes }) = *self.room.borrow()
+        else {
+            return Ok(());
+        };
+        let message = format!(
+            "the broker's disk is full: {free_bytes} bytes are free, and the last {} are kept in \
+             reserve (log.disk_reserve_bytes); free some space, lower the retention or delete topics",
+            self.reserve_bytes
+        );
+        Err(ApiError::new(ErrorCode::DiskFull, message))
+    }
+
+    pub fn is_short(&self) -> bool {
+        *self.room.borrow() != Room::Enough
+    }
+
+    /// Waits until a follower may take what its leader sends.
+    pub async fn wait_for_room(&self) {
+        let mut room = self.room.subscribe();
+        // The sender lives as long as `self`.
+        let _ = room.wait_for(|room| !room.is_exhausted()).await;
+    }
+
+    /// Waits until producers are refused.
+    pub async fn wait_for_shortage(&self) {
+        let mut room = self.room.subscribe();
+        let _ = room.wait_for(|room| *room != Room::Enough).await;
+    }
+
+    /// Measures, for the life of the broker.
+    pub async fn run(self: Arc<Self>, store: Arc<LogStore>) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match store.free_space() {
+                Ok(free_bytes) => self.measured(free_bytes, store.stats().awaits_room),
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "the free space cannot be measured");
+                }
+            }
+        }
+    }
+
+    fn measured(&self, free_bytes: u64, awaited: bool) {
+        let reserve_bytes = self.reserve_bytes;
+        let before = *self.room.borrow();
+        let now = Room::of(free_bytes, reserve_bytes, awaited, before);
+        match (before, now) {
+            (Room::Enough, Room::Short { .. } | Room::Exhausted { .. }) => tracing::error!(
+                free_bytes,
+                reserve_bytes,
+                "the disk is full; nothing more is taken from producers"
+            ),
+            (Room::Short { .. }, Room::Exhausted { .. }) => tracing::error!(
+                free_bytes,
+                reserve_bytes,
+                "half of the reserve is gone; nothing more is taken from leaders either"
+            ),
+            (Room::Short { .. } | Room::Exhausted { .. }, Room::Enough) => {
+                tracing::info!(free_bytes, "the disk has room again");
+            }
+            _ => {}
+        }
+        self.room.send_replace(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_the_reserve_nothing_is_taken_until_there_is_clearly_more() {
+        let space = DiskSpace::new(800);
+        space.measured(800, false);
+        assert_eq!(space.check(), Ok(()));
+        space.measured(799, false);
+        let refused = space.check().unwrap_err();
+        assert_eq!(refused.code, ErrorCode::DiskFull);
+        assert!(refused.message.contains("799") && refused.message.contains("disk_reserve_bytes"));
+        space.measured(899, false);
+        assert!(space.is_short());
+        space.measured(900, false);
+        assert_eq!(space.check(), Ok(()));
+    }
+
+    #[test]
+    fn followers_take_what_leaders_have_accepted_until_half_of_the_reserve_is_gone() {
+        let space = DiskSpace::new(800);
+        for (free, exhausted) in [(799, false), (400, false), (399, true), (400, false)] {
+            space.measured(free, false);
+            assert_eq!(space.room.borrow().is_exhausted(), exhausted, "{free}");
+            assert!(space.is_short());
+        }
+    }
+
+    #[test]
+    fn a_writer_that_waits_for_room_counts_as_a_full_disk() {
+        let space = DiskSpace::new(0);
+        space.measured(1 << 40, true);
+        assert!(space.is_short());
+        space.measured(1 << 40, false);
+        assert!(!space.is_short());
+    }
+}
