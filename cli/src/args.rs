@@ -143,7 +143,9 @@ mod tests {
 
     #[test]
     fn every_option_that_takes_a_duration_says_what_a_bare_number_means() {
-        let durations: Vec<_> = all_options(&Cli::command())
+        let mut command = Cli::command();
+        command.build();
+        let durations: Vec<_> = all_options(&command)
             .into_iter()
             .filter(|(_, arg)| arg.get_value_parser().type_id() == TypeId::of::<Duration>())
             .collect();

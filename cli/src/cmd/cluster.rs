@@ -44,7 +44,7 @@ pub struct HealthArgs {
 /// Runs a command under `ottla cluster`.
 pub async fn run(command: ClusterCommand) -> CommandResult {
     match command {
-        ClusterCommand::Health(args) if args.watch => watch(args).await,
+        ClusterCommand::Health(args) if args.watch => output::while_read(watch(args)).await,
         ClusterCommand::Health(args) => health(args).await,
         ClusterCommand::Describe(request) => describe(request).await,
     }

@@ -47,8 +47,9 @@ pub struct DevArgs {
     /// The first port; each node takes two. By default 9092 on if they are free, else any
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port: Option<u16>,
-    /// How long the cluster may take to become healthy
-    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    /// How long the cluster may take to become healthy, such as 30s or 2m; a bare number means
+    /// seconds
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration::parse)]
     timeout: Duration,
     #[command(flatten)]
     output: OutputArgs,

@@ -55,8 +55,8 @@ pub struct ProduceArgs {
     /// When a record counts as written: on all in-sync replicas' disks, on the leader's, or at once
     #[arg(long, value_enum, default_value = "all")]
     acks: AcksArg,
-    /// How long a batch waits for more records
-    #[arg(long, default_value = "5ms", value_parser = duration::parse)]
+    /// How long a batch waits for more records, such as 5ms or 1s; a bare number means seconds
+    #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration::parse)]
     linger: Duration,
     /// How large a batch becomes before it is sent without waiting
     #[arg(long, value_name = "BYTES")]
