@@ -369,10 +369,35 @@ fn summarize(args: &ProduceArgs, sending: &Sending, outcome: CommandResult) -> C
             tally.bytes as f64 / seconds.max(0.001) / 1e6,
         ));
     }
-    outcome.map_err(|error| {
-        error.context(format!(
-            "{} of {} records sent to {} were acknowledged",
-            tally.acknowledged, tally.sent, args.topic
-        ))
+    outcome.map_err(|error| match tally.account(&args.topic) {
+        Some(account) => error.context(account),
+        None => error,
     })
+}
+
+impl Tally {
+    /// What came of the records so far; nothing if there was none.
+    fn account(&self, topic: &str) -> Option<String> {
+        (self.sent > 0).then(|| {
+            format!(
+                "{} of {} records sent to {topic} were acknowledged",
+                self.acknowledged, self.sent
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_before_the_first_record_has_nothing_to_account_for() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.account("t"), None);
+        tally.sent = 3;
+        tally.acknowledged = 1;
+        let account = tally.account("t").unwrap();
+        assert!(account.starts_with("1 of 3 records"), "{account}");
+    }
 }
