@@ -1,8 +1,8 @@
 //! `ottla broker`: who the brokers are and what each holds.
 
 use clap::{Args, Subcommand};
-use ottla_client::BrokerTarget;
 use ottla_client::v1::{BrokerView, ClusterView, DescribeBrokerResponse, ReplicaView};
+use ottla_client::{BrokerTarget, ClientError};
 use ottla_model::NodeId;
 use ottla_proto::convert::endpoint_text;
 use serde::Serialize;
@@ -245,6 +245,10 @@ async fn describe(args: DescribeArgs) -> CommandResult {
     let patience = BROKER_PATIENCE.min(args.request.timeout);
     let described = match timeout(patience, admin.describe_broker(target)).await {
         Ok(Ok(reply)) => known.told(reply),
+        Ok(Err(ClientError::Unavailable { tried, .. })) => {
+            let reasons: Vec<String> = tried.iter().map(ToString::to_string).collect();
+            without_answer(known, &reasons.join("; "))
+        }
         Ok(Err(error)) => without_answer(known, &error.to_string()),
         Err(_) => without_answer(known, &format!("no answer within {}", show(patience))),
     };

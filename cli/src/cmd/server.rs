@@ -11,7 +11,7 @@ use tracing::info;
 use crate::args::OutputArgs;
 use crate::config::{NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
-use crate::node::Node;
+use crate::node::{Departure, Node};
 use crate::output::{self, OutputFormat};
 use crate::{parent, signals};
 
@@ -78,7 +78,7 @@ pub async fn run(args: ServerArgs) -> CommandResult {
 }
 
 async fn serve(config: NodeConfig) -> CommandResult {
-    let mut stop = signals::stop()?;
+    let mut stop = signals::stop_or_quit()?;
     let id = config.id;
     let node = tokio::select! {
         started = Node::start(config) => started?,
@@ -89,15 +89,19 @@ async fn serve(config: NodeConfig) -> CommandResult {
     };
     info!(%id, state = ?node.state(), "node started");
     let failed = node.wait_failed();
+    let mut departure = Departure::FromTheCluster;
     let outcome = tokio::select! {
         reason = failed => Err(CommandError::from(anyhow::anyhow!("node {id} failed: {reason}"))),
         signal = stop.wait() => {
             info!(%id, signal, "stopping");
+            if signal == signals::QUIT {
+                departure = Departure::WithTheCluster;
+            }
             Ok(())
         }
     };
     tokio::select! {
-        () = node.shutdown() => {}
+        () = node.shutdown(departure) => {}
         signal = stop.wait() => {
             return Err(anyhow::anyhow!("stopped at once by a second {signal}").into());
         }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::dev::{self, DevCluster, DevOptions, Manifest, Place, Shape};
+use crate::dev::{self, DevCluster, DevOptions, Manifest, ManifestNode, Place, Shape};
 use crate::exit::{CommandError, CommandResult};
+use crate::node::holder;
 use crate::observe::Expected;
+use crate::output::joined;
 
 /// How long a cluster may take to become healthy.
 pub const HEALTHY_PATIENCE: Duration = Duration::from_secs(60);
@@ -45,18 +47,10 @@ impl Victims {
                 directory.display()
             ))
         })?;
-        for node in &manifest.nodes {
-            if !node
-                .pid
-                .is_some_and(|pid| dev::is_node_process(pid, &node.config))
-            {
-                return Err(CommandError::usage(format_args!(
-                    "node {} of the cluster in {} is no process of its own; start the cluster with \
-                     ottla dev --processes",
-                    node.id,
-                    directory.display()
-                )));
-            }
+        let running = |node: &ManifestNode| (node.id, node.running());
+        let running: Vec<_> = manifest.nodes.iter().map(running).collect();
+        if let Some(obstacle) = obstacle(directory, &manifest, &running, holder(directory)) {
+            return Err(CommandError::usage(obstacle));
         }
         Ok(Victims::Running {
             directory: directory.to_owned(),
@@ -97,10 +91,7 @@ impl Victims {
                 let node = manifest
                     .node(id)
                     .with_context(|| format!("there is no node {id}"))?;
-                let pid = node
-                    .pid
-                    .filter(|pid| dev::is_node_process(*pid, &node.config));
-                let Some(pid) = pid else {
+                let Some(pid) = node.running() else {
                     bail!("node {id} is not running");
                 };
                 dev::kill_and_wait(pid).await
@@ -131,5 +122,103 @@ impl Victims {
         if let Victims::Own(cluster) = self {
             cluster.stop().await;
         }
+    }
+}
+
+/// Why no drill can be run on a cluster, and the remedy. `running` has the process of each node, and
+/// `cluster` is the one of `ottla dev`, which runs all nodes itself unless they are processes.
+fn obstacle(
+    directory: &Path,
+    manifest: &Manifest,
+    running: &[(i32, Option<u32>)],
+    cluster: Option<u32>,
+) -> Option<String> {
+    let shown = directory.display();
+    let dead: Vec<i32> = running
+        .iter()
+        .filter(|(_, pid)| pid.is_none())
+        .map(|(id, _)| *id)
+        .collect();
+    if dead.len() == running.len() {
+        return Some(format!(
+            "the cluster in {shown} is not running; start it with: ottla dev --processes --data-dir \
+             {shown}"
+        ));
+    }
+    if running
+        .iter()
+        .any(|(_, pid)| pid.is_some() && *pid == cluster)
+    {
+        return Some(format!(
+            "the nodes of the cluster in {shown} share one process, so none can be killed alone; \
+             stop it and start it with: ottla dev --processes --data-dir {shown}"
+        ));
+    }
+    let first = manifest.node(*dead.first()?)?;
+    let (noun, verb) = match dead.len() {
+        1 => ("node", "is"),
+        _ => ("nodes", "are"),
+    };
+    Some(format!(
+        "{noun} {} of the cluster in {shown} {verb} not running, and a drill begins with a healthy \
+         cluster; start what is missing with: ottla server --config {}",
+        joined(&dead),
+        first.config.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(running: [Option<u32>; 3], cluster: Option<u32>) -> Option<String> {
+        let node = |id| ManifestNode {
+            id,
+            roles: Vec::new(),
+            pid: None,
+            client: None,
+            internal: crate::config::Endpoint::loopback(9093),
+            config: format!("d/node-{id}/ottla.toml").into(),
+            data_dir: "d".into(),
+            log: "l".into(),
+        };
+        let manifest = Manifest {
+            nodes: [1, 2, 3].map(node).to_vec(),
+        };
+        let running: Vec<_> = (1..).zip(running).collect();
+        obstacle(Path::new("d"), &manifest, &running, cluster)
+    }
+
+    #[test]
+    fn a_cluster_of_processes_that_all_run_can_be_drilled() {
+        assert_eq!(found([Some(11), Some(12), Some(13)], Some(10)), None);
+        // Its nodes go on when they were restarted by hand and ottla dev has ended.
+        assert_eq!(found([Some(11), Some(12), Some(13)], None), None);
+    }
+
+    #[test]
+    fn a_node_that_is_dead_already_is_named_with_the_remedy() {
+        let one = found([Some(11), None, Some(13)], Some(10)).unwrap();
+        assert!(
+            one.starts_with("node 2 of the cluster in d is not running"),
+            "{one}"
+        );
+        assert!(
+            one.ends_with("ottla server --config d/node-2/ottla.toml"),
+            "{one}"
+        );
+        let two = found([None, Some(12), None], Some(10)).unwrap();
+        assert!(two.starts_with("nodes 1,3 of the cluster"), "{two}");
+    }
+
+    #[test]
+    fn a_cluster_that_is_stopped_or_in_one_process_is_told_apart() {
+        let stopped = found([None, None, None], None).unwrap();
+        assert!(
+            stopped.contains("is not running; start it with"),
+            "{stopped}"
+        );
+        let shared = found([Some(10), Some(10), Some(10)], Some(10)).unwrap();
+        assert!(shared.contains("share one process"), "{shared}");
     }
 }
