@@ -436,6 +436,33 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn a_whole_cluster_stops_at_once_and_leaves_its_logs_clean() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster = DevCluster::start(options(None, directory.path()))
+            .await
+            .unwrap();
+        let data = |node: &ManifestNode| node.data_dir.clone();
+        let nodes: Vec<PathBuf> = cluster.manifest().nodes.iter().map(data).collect();
+        let patience = Duration::from_secs(60);
+        drop(cluster.wait_healthy(patience).await.unwrap());
+        let began = Instant::now();
+        cluster.stop().await;
+        // Nodes that wait to be released by each other wait for the session timeout, 3 seconds.
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        for node in nodes {
+            assert!(
+                node.join("broker/clean-shutdown").is_file(),
+                "{}",
+                node.display()
+            );
+        }
+    }
+
     #[test]
     fn a_cluster_that_is_not_on_the_default_port_says_where_it_is_and_why() {
         let shape = Shape::Isolated {
