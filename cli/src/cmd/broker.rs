@@ -20,8 +20,8 @@ use crate::session;
 pub enum BrokerCommand {
     /// List the brokers
     List(RequestArgs),
-    /// Show what one broker knows of itself and its replicas, or what the cluster knows of it if the
-    /// broker does not answer
+    /// Show what one broker knows of itself and its replicas, or if it does not answer, what the
+    /// cluster knows of it
     Describe(DescribeArgs),
 }
 

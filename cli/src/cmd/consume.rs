@@ -47,8 +47,8 @@ pub struct ConsumeArgs {
     /// End after so many records
     #[arg(short = 'n', long, value_name = "N")]
     max_messages: Option<u64>,
-    /// End when no record came for so long, such as 500ms, 10s or 5m; a bare number means seconds. By
-    /// default never
+    /// End when no record came for so long, such as 500ms, 10s or 5m; a bare number means seconds.
+    /// By default never
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     timeout: Option<Duration>,
     /// End at the records that are the last ones when the command starts
