@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::process;
 use crate::config::{Endpoint, RoleName};
 use crate::node;
 
@@ -47,7 +48,8 @@ impl ManifestNode {
 
     /// The process that runs the node now, whoever started it.
     pub fn running(&self) -> Option<u32> {
-        node::holder(&self.data_dir)
+        // The threads of a process that was killed hold the lock a moment longer than it lives.
+        node::holder(&self.data_dir).filter(|pid| !process::is_gone(*pid))
     }
 
     /// The node's roles in words.

@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::time::sleep;
 
 use crate::dev::{self, DevCluster, DevOptions, Manifest, ManifestNode, Place, Shape};
 use crate::exit::{CommandError, CommandResult};
 use crate::node::holder;
 use crate::observe::Expected;
 use crate::output::joined;
+
+/// How often it is looked whether every node still runs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a cluster may take to become healthy.
 pub const HEALTHY_PATIENCE: Duration = Duration::from_secs(60);
@@ -47,9 +51,7 @@ impl Victims {
                 directory.display()
             ))
         })?;
-        let running = |node: &ManifestNode| (node.id, node.running());
-        let running: Vec<_> = manifest.nodes.iter().map(running).collect();
-        if let Some(obstacle) = obstacle(directory, &manifest, &running, holder(directory)) {
+        if let Some(obstacle) = obstacle_now(directory, &manifest) {
             return Err(CommandError::usage(obstacle));
         }
         Ok(Victims::Running {
@@ -81,6 +83,30 @@ impl Victims {
             HEALTHY_PATIENCE,
         )
         .await
+    }
+
+    /// As [`Victims::wait_healthy`], before anything was killed: a node that turns out to be dead
+    /// already ends the wait, since nobody would start it.
+    pub async fn wait_ready(&self) -> CommandResult {
+        let dead = async {
+            let Victims::Running {
+                directory,
+                manifest,
+            } = self
+            else {
+                return std::future::pending().await;
+            };
+            loop {
+                if let Some(obstacle) = obstacle_now(directory, manifest) {
+                    return CommandError::usage(obstacle);
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            healthy = self.wait_healthy() => healthy.map(drop),
+            error = dead => Err(error),
+        }
     }
 
     /// Kills a node without warning and waits until its process is gone.
@@ -125,8 +151,15 @@ impl Victims {
     }
 }
 
-/// Why no drill can be run on a cluster, and the remedy. `running` has the process of each node, and
-/// `cluster` is the one of `ottla dev`, which runs all nodes itself unless they are processes.
+/// Why no drill can be run on a cluster as it is now.
+fn obstacle_now(directory: &Path, manifest: &Manifest) -> Option<String> {
+    let running = |node: &ManifestNode| (node.id, node.running());
+    let running: Vec<_> = manifest.nodes.iter().map(running).collect();
+    obstacle(directory, manifest, &running, holder(directory))
+}
+
+/// Why no drill can be run on a cluster, and the remedy. `running` has the process of each node,
+/// and `cluster` is the one of `ottla dev`, which runs all nodes itself unless they are processes.
 fn obstacle(
     directory: &Path,
     manifest: &Manifest,
@@ -141,8 +174,8 @@ fn obstacle(
         .collect();
     if dead.len() == running.len() {
         return Some(format!(
-            "the cluster in {shown} is not running; start it with: ottla dev --processes --data-dir \
-             {shown}"
+            "the cluster in {shown} is not running; start it with: \
+             ottla dev --processes --data-dir {shown}"
         ));
     }
     if running
@@ -160,8 +193,8 @@ fn obstacle(
         _ => ("nodes", "are"),
     };
     Some(format!(
-        "{noun} {} of the cluster in {shown} {verb} not running, and a drill begins with a healthy \
-         cluster; start what is missing with: ottla server --config {}",
+        "{noun} {} of the cluster in {shown} {verb} not running, and a drill begins with a \
+         healthy cluster; start what is missing with: ottla server --config {}",
         joined(&dead),
         first.config.display()
     ))
@@ -170,9 +203,25 @@ fn obstacle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
 
-    fn found(running: [Option<u32>; 3], cluster: Option<u32>) -> Option<String> {
-        let node = |id| ManifestNode {
+    #[tokio::test]
+    async fn a_drill_does_not_wait_for_a_node_that_nobody_starts() {
+        let victims = Victims::Running {
+            directory: "d".into(),
+            manifest: Manifest {
+                nodes: vec![node(1), node(2)],
+            },
+        };
+        // Far below the patience with a cluster that becomes healthy.
+        let refused = tokio::time::timeout(Duration::from_secs(10), victims.wait_ready());
+        let error = refused.await.unwrap().unwrap_err();
+        assert_eq!(error.exit, Exit::Usage);
+        assert!(error.to_string().contains("is not running"), "{error}");
+    }
+
+    fn node(id: i32) -> ManifestNode {
+        ManifestNode {
             id,
             roles: Vec::new(),
             pid: None,
@@ -181,7 +230,10 @@ mod tests {
             config: format!("d/node-{id}/ottla.toml").into(),
             data_dir: "d".into(),
             log: "l".into(),
-        };
+        }
+    }
+
+    fn found(running: [Option<u32>; 3], cluster: Option<u32>) -> Option<String> {
         let manifest = Manifest {
             nodes: [1, 2, 3].map(node).to_vec(),
         };

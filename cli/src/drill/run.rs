@@ -58,7 +58,7 @@ pub async fn run(options: &DrillOptions) -> CommandResult<Report> {
 }
 
 async fn drill(options: &DrillOptions, victims: &mut Victims) -> CommandResult<Report> {
-    victims.wait_healthy().await?;
+    victims.wait_ready().await?;
     let client = connect(victims).await?;
     let run = SystemTime::now()
         .duration_since(UNIX_EPOCH)
