@@ -194,8 +194,8 @@ impl Admin {
     /// answer is an answer too, and [`Admin::describe_cluster`] has what others know of it.
     ///
     /// # Errors
-    /// [`ClientError::Config`] if no broker has the node id, [`ClientError::Unavailable`] if it does
-    /// not answer.
+    /// [`ClientError::Config`] if no broker has the node id, [`ClientError::Unavailable`] if it
+    /// does not answer.
     pub async fn describe_broker(
         &self,
         broker: BrokerTarget,
