@@ -157,7 +157,6 @@ impl BrokerNode {
 
     /// Moves leaders away, stops, and leaves the logs clean.
     pub async fn shutdown(&self) {
-        let mut epoch = None;
         if let Some(broker) = self.cell.ready() {
             self.health
                 .set_service_status("", ServingStatus::NotServing)
@@ -171,6 +170,18 @@ impl BrokerNode {
                     "the controllers did not release this broker in time; stopping anyway"
                 );
             }
+        }
+        self.stop().await;
+    }
+
+    /// Stops without asking anybody to lead in its place, as when the whole cluster stops. Leaves
+    /// the logs clean all the same.
+    pub async fn stop(&self) {
+        let mut epoch = None;
+        if let Some(broker) = self.cell.ready() {
+            self.health
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
             epoch = broker.registration.epoch();
             broker.leader_links.stop();
         }

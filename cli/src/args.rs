@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and the options that commands share.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -89,8 +90,9 @@ pub struct RequestArgs {
     pub connect: ConnectArgs,
     #[command(flatten)]
     pub output: OutputArgs,
-    /// How long to wait for the cluster's answer
-    #[arg(long, default_value = "30s", value_parser = duration::parse)]
+    /// How long to wait for the cluster's answer, such as 500ms, 10s or 5m; a bare number means
+    /// seconds
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration::parse)]
     pub timeout: Duration,
 }
 
@@ -112,11 +114,73 @@ pub fn key_value(text: &str) -> Result<KeyValue, String> {
     }
 }
 
+/// Parses a count of things of which there is at least one. Zero is refused: on the wire it would
+/// mean the default, which only leaving the option out asks for.
+pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    let count = text.parse().ok().filter(|count: &T| *count >= T::from(1));
+    count.ok_or_else(|| {
+        "it is a whole number from 1 on; leave the option out if you want no particular one"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::any::TypeId;
+
     use clap::CommandFactory;
+    use clap::error::ErrorKind;
 
     use super::*;
+
+    /// Every option of every command.
+    fn all_options(command: &clap::Command) -> Vec<(String, clap::Arg)> {
+        let own = command.get_arguments();
+        let own = own.map(|arg| (format!("{} {arg}", command.get_name()), arg.clone()));
+        let below = command.get_subcommands().flat_map(all_options);
+        own.chain(below).collect()
+    }
+
+    #[test]
+    fn every_option_that_takes_a_duration_says_what_a_bare_number_means() {
+        let mut command = Cli::command();
+        command.build();
+        let durations: Vec<_> = all_options(&command)
+            .into_iter()
+            .filter(|(_, arg)| arg.get_value_parser().type_id() == TypeId::of::<Duration>())
+            .collect();
+        assert!(durations.len() > 3, "{}", durations.len());
+        for (name, arg) in durations {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains("a bare number means seconds"),
+                "{name}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_count_of_zero_is_refused_rather_than_taken_for_the_default() {
+        for line in [
+            "topic create t --partitions 0",
+            "topic create t --partitions -1",
+            "topic create t --replication-factor 0",
+            "topic create t --replication-factor x",
+            "topic alter t --partitions 0",
+        ] {
+            let words = ["ottla"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert!(
+                matches!(
+                    error.kind(),
+                    ErrorKind::ValueValidation | ErrorKind::UnknownArgument
+                ),
+                "{line}: {error}"
+            );
+        }
+        let good = "ottla topic create t --partitions 1 --replication-factor 1";
+        assert!(Cli::try_parse_from(good.split(' ')).is_ok());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

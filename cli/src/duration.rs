@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Parses a whole number with a unit; without one it means seconds.
+/// Parses a whole number with a unit; without one it means seconds, which the help of every option
+/// that takes a duration says.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

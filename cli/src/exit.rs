@@ -6,7 +6,7 @@ use ottla_client::{ClientError, ConsumeError, ProduceError};
 use ottla_model::ErrorCode;
 use ottla_model::error::ApiError;
 
-use crate::output::StdoutClosed;
+use crate::output::{self, StdoutClosed};
 
 /// The exit codes of every command. 0 is success alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Exit {
     NotFound = 4,
     /// The time given was not enough.
     TimedOut = 6,
+    /// Of several things that were asked for, some were done and some were not.
+    Partly = 7,
 }
 
 /// A failed command: the code to exit with and the reason for people.
@@ -105,6 +107,55 @@ impl<E: Into<anyhow::Error>> From<E> for CommandError {
     }
 }
 
+/// What a command that does the same to several things came to: a failure of one is told and does
+/// not keep it from the others.
+#[derive(Debug, Default)]
+pub struct Several {
+    done: usize,
+    failed: Vec<Exit>,
+}
+
+impl Several {
+    /// Takes the outcome for one thing: its value, or nothing after its failure was told.
+    pub fn take<T, E: Into<CommandError>>(&mut self, outcome: Result<T, E>) -> Option<T> {
+        match outcome {
+            Ok(value) => {
+                self.done += 1;
+                Some(value)
+            }
+            Err(error) => {
+                let error = error.into();
+                output::note(format_args!("error: {error}"));
+                self.failed.push(error.exit);
+                None
+            }
+        }
+    }
+
+    /// Success if nothing failed. If all failed in the same way, that way's exit code.
+    pub fn outcome(self) -> CommandResult {
+        let Some(first) = self.failed.first().copied() else {
+            return Ok(());
+        };
+        let exit = if self.done > 0 {
+            Exit::Partly
+        } else if self.failed.iter().all(|exit| *exit == first) {
+            first
+        } else {
+            Exit::Failure
+        };
+        let reason = anyhow::anyhow!(
+            "{} of {} failed",
+            self.failed.len(),
+            self.failed.len() + self.done
+        );
+        Err(CommandError {
+            told: true,
+            ..CommandError::new(exit, reason)
+        })
+    }
+}
+
 /// The exit code that an error's chain asks for.
 fn exit_for(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
@@ -170,6 +221,23 @@ mod tests {
         assert_eq!(of(ErrorCode::TopicAlreadyExists), Exit::Failure);
         let status = tonic::Status::deadline_exceeded("late");
         assert_eq!(CommandError::from(status).exit, Exit::TimedOut);
+    }
+
+    #[test]
+    fn of_several_things_the_good_ones_count_and_the_bad_ones_show_in_the_exit_code() {
+        let missing = || Err(ApiError::new(ErrorCode::UnknownTopicOrPartition, "no"));
+        let late = || Err(ApiError::new(ErrorCode::RequestTimedOut, "late"));
+        let exit = |outcomes: Vec<Result<(), ApiError>>| {
+            let mut several = Several::default();
+            for outcome in outcomes {
+                several.take(outcome);
+            }
+            several.outcome().map_err(|error| error.exit)
+        };
+        assert_eq!(exit(vec![Ok(()), Ok(())]), Ok(()));
+        assert_eq!(exit(vec![Ok(()), missing(), Ok(())]), Err(Exit::Partly));
+        assert_eq!(exit(vec![missing(), missing()]), Err(Exit::NotFound));
+        assert_eq!(exit(vec![missing(), late()]), Err(Exit::Failure));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    NoAnswer,
     NoActiveController,
     MissingControllers,
     UnreachableBrokers,
@@ -64,6 +65,26 @@ pub struct Verdict {
     pub leaderless: usize,
     pub under_replicated: usize,
     pub under_min_isr: usize,
+}
+
+/// What is told of a cluster of which nobody answered: nothing else is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unanswered {
+    pub healthy: bool,
+    pub findings: Vec<Finding>,
+}
+
+impl Unanswered {
+    pub fn new(reason: &str) -> Unanswered {
+        Unanswered {
+            healthy: false,
+            findings: vec![Finding {
+                kind: FindingKind::NoAnswer,
+                count: 1,
+                text: reason.to_owned(),
+            }],
+        }
+    }
 }
 
 /// Looks at a cluster. A fenced broker is a finding even if it leads and holds nothing.
@@ -344,6 +365,22 @@ mod tests {
             &Observed::default(),
         );
         assert!(verdict.healthy, "{:?}", verdict.findings);
+    }
+
+    #[test]
+    fn without_any_answer_a_document_says_so_in_the_same_words() {
+        let json = serde_json::to_value(Unanswered::new("no bootstrap address answered")).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "healthy": false,
+                "findings": [{
+                    "kind": "no_answer",
+                    "count": 1,
+                    "text": "no bootstrap address answered",
+                }],
+            })
+        );
     }
 
     #[test]

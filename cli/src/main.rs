@@ -14,8 +14,10 @@ mod node;
 mod observe;
 mod output;
 mod parent;
+mod position;
 mod session;
 mod signals;
+mod timestamp;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

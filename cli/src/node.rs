@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::config::NodeConfig;
 use directory::DirectoryLock;
+pub use directory::holder;
 use threads::IoThread;
 
 /// A node that could not start. One line that names the file, key or address at fault and the
@@ -35,6 +36,15 @@ pub enum NodeState {
     Starting,
     Serving,
     Stopping,
+}
+
+/// How a node leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// The others go on: leadership moves to them first.
+    FromTheCluster,
+    /// The whole cluster stops, so there is nobody to move anything to.
+    WithTheCluster,
 }
 
 /// A running node.
@@ -257,14 +267,19 @@ impl Node {
         }
     }
 
-    /// Stops the node: leadership moves first, then everything is closed and synced.
-    pub async fn shutdown(self) {
-        if let Some(broker) = &self.broker {
-            broker.shutdown().await;
+    /// Stops the node: leadership moves if there is somebody to move it to, then everything is
+    /// closed and synced.
+    pub async fn shutdown(self, departure: Departure) {
+        match (&self.broker, departure) {
+            (Some(broker), Departure::FromTheCluster) => broker.shutdown().await,
+            (Some(broker), Departure::WithTheCluster) => broker.stop().await,
+            (None, _) => {}
         }
         self.stop.send_replace(true);
-        if let Some(controller) = self.controller {
-            controller.shutdown().await;
+        match (self.controller, departure) {
+            (Some(controller), Departure::FromTheCluster) => controller.shutdown().await,
+            (Some(controller), Departure::WithTheCluster) => controller.stop().await,
+            (None, _) => {}
         }
         for thread in self.threads {
             thread.stop().await;

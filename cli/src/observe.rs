@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::health::{self, Observed, Verdict};
 
 /// How long a broker may take to say that it is there.
-const BROKER_PATIENCE: Duration = Duration::from_secs(2);
+pub const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a controller may be silent before it counts as missing. Many heartbeats long, so that
 /// an ordinary pause is no news.
 const CONTROLLER_SILENCE_MS: i64 = 3_000;

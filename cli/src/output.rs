@@ -1,10 +1,15 @@
 //! What commands print: tables or JSON on standard output, everything else on standard error.
 
+use std::fs::File;
+use std::future::{Future, pending};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, presets};
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 /// How results are written to standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,6 +29,31 @@ pub struct StdoutClosed;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 pub struct StdoutFailed(#[source] io::Error);
+
+/// Ends once nobody can read what is written to this file any more: the other end of the pipe was
+/// closed. For anything but a pipe it never ends.
+pub async fn reader_gone(output: impl AsFd) {
+    let watched = output.as_fd().try_clone_to_owned();
+    // Only waited on and never written to, so it stays blocking for those who write to it. What
+    // cannot be waited on, such as a plain file, has no reader that could go.
+    let Ok(pipe) = watched.and_then(|fd| Sender::from_file_unchecked(File::from(fd))) else {
+        return pending().await;
+    };
+    match pipe.ready(Interest::ERROR).await {
+        Ok(_) => {}
+        Err(_) => pending().await,
+    }
+}
+
+/// Runs what writes to standard output until it ends, or until nobody reads it any more.
+pub async fn while_read<E: From<StdoutClosed>>(
+    writing: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    tokio::select! {
+        outcome = writing => outcome,
+        () = reader_gone(io::stdout()) => Err(StdoutClosed.into()),
+    }
+}
 
 /// Tells a closed pipe, which is no failure, from a failed write.
 pub fn stdout_error(error: io::Error) -> anyhow::Error {
@@ -138,6 +168,11 @@ pub fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]
@@ -149,6 +184,30 @@ mod tests {
             table.render(),
             "NAME    PARTITIONS\norders  3\na       12\n"
         );
+    }
+
+    #[tokio::test]
+    async fn a_pipe_without_reader_is_noticed_without_writing_to_it() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut gone = Box::pin(reader_gone(writer));
+        let soon = Duration::from_millis(20);
+        assert!(timeout(soon, &mut gone).await.is_err(), "it has a reader");
+        drop(reader);
+        timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pipe_whose_reader_left_before_is_noticed_too() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let gone = reader_gone(writer);
+        timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_has_no_reader_to_lose() {
+        let gone = reader_gone(tempfile::tempfile().unwrap());
+        assert_eq!(gone.now_or_never(), None);
     }
 
     #[test]

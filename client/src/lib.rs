@@ -15,6 +15,7 @@ mod consumer;
 mod error;
 mod failure;
 mod link;
+mod links;
 mod producer;
 mod retry;
 mod stream;

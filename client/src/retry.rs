@@ -26,6 +26,8 @@ pub(crate) struct Call<'a> {
     what: &'static str,
     /// The only endpoint to ask, if not any broker will do.
     endpoint: Option<String>,
+    /// Whether what failed is tried again until the deadline.
+    retries: bool,
 }
 
 impl<'a> Call<'a> {
@@ -34,12 +36,14 @@ impl<'a> Call<'a> {
             client,
             what,
             endpoint: None,
+            retries: true,
         }
     }
 
-    /// Asks this endpoint and no other.
-    pub(crate) fn only_at(mut self, endpoint: String) -> Call<'a> {
+    /// Asks this endpoint and no other, once: what it is about is whether this one answers.
+    pub(crate) fn once_at(mut self, endpoint: String) -> Call<'a> {
         self.endpoint = Some(endpoint);
+        self.retries = false;
         self
     }
 
@@ -75,6 +79,9 @@ impl<'a> Call<'a> {
                 if let Some(error) = progress.note(endpoint, failure, started.elapsed()) {
                     return Err(error);
                 }
+            }
+            if !self.retries {
+                return Err(progress.into_error(self.what, started.elapsed()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             sleep(backoff.on_failure().min(left)).await;

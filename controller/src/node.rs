@@ -165,10 +165,19 @@ impl ControllerNode {
     }
 
     /// Hands over if this node is active, and stops taking part.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(self) {
+        let quorum = Arc::clone(&self.handler.quorum);
+        let handing_over = async move { quorum.hand_over(HAND_OVER_PATIENCE).await };
+        if let Err(error) = self.runtime.spawn(handing_over).await {
+            tracing::warn!(%error, "the controller did not hand over");
+        }
+        self.stop().await;
+    }
+
+    /// Stops taking part without handing over, as when the whole cluster stops.
+    pub async fn stop(mut self) {
         let (quorum, history) = (Arc::clone(&self.handler.quorum), self.history.clone());
         let stopping = self.runtime.spawn(async move {
-            quorum.hand_over(HAND_OVER_PATIENCE).await;
             quorum.shutdown().await;
             let closed = tokio::task::spawn_blocking(move || history.close()).await;
             drop(closed);

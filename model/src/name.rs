@@ -25,6 +25,8 @@ pub enum TopicNameError {
         "the topic name has the character {character:?} at byte {position}; only letters, digits, '.', '_' and '-' are allowed"
     )]
     Character { character: char, position: usize },
+    #[error("topic names that begin with '__' are reserved for the topics that Ottla itself keeps")]
+    Reserved,
 }
 
 impl TopicName {
@@ -63,6 +65,16 @@ impl TopicName {
     /// Whether this is a topic that Ottla itself keeps (`__…`).
     pub fn is_internal(&self) -> bool {
         self.0.starts_with("__")
+    }
+
+    /// Refuses a name that only Ottla itself may give to a new topic. Stricter than Kafka, which
+    /// lets anybody create `__` topics and hides some of them: a topic that its owner does not
+    /// see in the list is lost to him.
+    pub fn check_not_reserved(&self) -> Result<(), TopicNameError> {
+        match self.is_internal() {
+            true => Err(TopicNameError::Reserved),
+            false => Ok(()),
+        }
     }
 }
 
@@ -113,6 +125,14 @@ mod tests {
                 position: 1
             })
         );
+    }
+
+    #[test]
+    fn names_with_two_leading_underscores_are_reserved() {
+        let check = |text| TopicName::new(text).unwrap().check_not_reserved();
+        assert_eq!(check("__offsets"), Err(TopicNameError::Reserved));
+        assert_eq!(check("_a"), Ok(()));
+        assert_eq!(check("a__b"), Ok(()));
     }
 
     #[test]

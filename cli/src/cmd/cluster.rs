@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::args::RequestArgs;
 use crate::cmd::broker::{self, ListedBroker};
 use crate::exit::{CommandError, CommandResult, Exit};
-use crate::health::Verdict;
+use crate::health::{Unanswered, Verdict};
 use crate::observe::{self, Expected};
 use crate::output::{self, OutputFormat, Table};
 use crate::session;
@@ -44,26 +44,44 @@ pub struct HealthArgs {
 /// Runs a command under `ottla cluster`.
 pub async fn run(command: ClusterCommand) -> CommandResult {
     match command {
-        ClusterCommand::Health(args) if args.watch => watch(args).await,
+        ClusterCommand::Health(args) if args.watch => output::while_read(watch(args)).await,
         ClusterCommand::Health(args) => health(args).await,
         ClusterCommand::Describe(request) => describe(request).await,
     }
 }
 
 async fn health(args: HealthArgs) -> CommandResult {
-    let unreachable = |error: CommandError| CommandError {
-        exit: Exit::Condition,
-        ..error.context("unhealthy")
+    let format = args.request.output.output;
+    let verdict = match look_once(&args.request).await {
+        Ok(verdict) => verdict,
+        Err(error) => return Err(unanswered(error, format)?),
     };
-    let client = session::open(&args.request).await.map_err(unreachable)?;
-    let look = observe::look(&client, Expected::default()).await;
-    let verdict = look.map_err(|error| unreachable(error.into()))?.verdict;
-    output::print(args.request.output.output, &verdict, Verdict::to_string)?;
+    output::print(format, &verdict, Verdict::to_string)?;
     if verdict.healthy {
         Ok(())
     } else {
         Err(CommandError::condition_told("the cluster is unhealthy"))
     }
+}
+
+async fn look_once(request: &RequestArgs) -> CommandResult<Verdict> {
+    let client = session::open(request).await?;
+    Ok(observe::look(&client, Expected::default()).await?.verdict)
+}
+
+/// That nobody answered is a verdict too: for programs a document, for people the error's line.
+fn unanswered(error: CommandError, format: OutputFormat) -> CommandResult<CommandError> {
+    let told = format == OutputFormat::Json;
+    if told {
+        output::print(format, &Unanswered::new(&error.to_string()), |_| {
+            String::new()
+        })?;
+    }
+    Ok(CommandError {
+        exit: Exit::Condition,
+        told,
+        ..error.context("unhealthy")
+    })
 }
 
 /// What `-w` last printed.
@@ -120,6 +138,9 @@ fn tell(now: &Last, format: OutputFormat) -> anyhow::Result<()> {
     match now {
         Last::Verdict(verdict) => {
             output::print_line(format, verdict, |verdict| format!("{verdict}\n"))
+        }
+        Last::Unreachable(reason) if format == OutputFormat::Json => {
+            output::print_line(format, &Unanswered::new(reason), |_| String::new())
         }
         Last::Unreachable(reason) => {
             output::note(format_args!("unreachable: {reason}"));

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use ottla_client::{
@@ -18,6 +17,7 @@ use crate::duration;
 use crate::exit::{CommandError, CommandResult};
 use crate::format::{OutputFormat as RecordFormat, RecordView};
 use crate::output::{self, OutputFormat, stdout_error};
+use crate::position::{Extent, Position, Span};
 use crate::session;
 
 /// How long the cluster may take to answer what is not a read.
@@ -35,14 +35,21 @@ pub struct ConsumeArgs {
     /// Read only this partition; may be given several times
     #[arg(short, long = "partition", value_parser = clap::value_parser!(i32).range(0..))]
     partitions: Vec<i32>,
-    /// Where to begin: an offset, earliest, latest, or @ and milliseconds since 1970
-    #[arg(long, value_name = "POSITION")]
-    offset: Option<Position>,
+    /// Where to begin, and perhaps where to end, as FROM:TO
+    ///
+    /// A position is an offset (47), start or end (also earliest, latest), +N (N records after the
+    /// start), -N (N before the end), or @ and a time: @2026-01-31T12:00:00Z (or with an offset
+    /// such as +01:00; UTC without one), @2026-01-31, @1769860800000 (milliseconds since 1970), or
+    /// @-1h for an hour ago. A time means the first record at or after it. FROM:TO ends before TO:
+    /// 10:20, :end, @-1h:end, @2026-01-30:@2026-01-31
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    offset: Option<Span>,
     /// End after so many records
     #[arg(short = 'n', long, value_name = "N")]
     max_messages: Option<u64>,
-    /// End when no record came for so long; by default never
-    #[arg(long, value_parser = duration::parse)]
+    /// End when no record came for so long, such as 500ms, 10s or 5m; a bare number means seconds.
+    /// By default never
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     timeout: Option<Duration>,
     /// End at the records that are the last ones when the command starts
     #[arg(long)]
@@ -57,45 +64,6 @@ pub struct ConsumeArgs {
     output: OutputArgs,
 }
 
-/// A place in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Position {
-    Earliest,
-    Latest,
-    Offset(i64),
-    Timestamp(i64),
-}
-
-impl FromStr for Position {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Position, String> {
-        let number = |text: &str| text.parse().ok().filter(|number: &i64| *number >= 0);
-        let position = match text {
-            "earliest" | "beginning" | "start" => Some(Position::Earliest),
-            "latest" | "end" => Some(Position::Latest),
-            _ => match text.strip_prefix('@') {
-                Some(time) => number(time).map(Position::Timestamp),
-                None => number(text).map(Position::Offset),
-            },
-        };
-        position.ok_or_else(|| {
-            format!("'{text}' is no position; use an offset, earliest, latest or @milliseconds")
-        })
-    }
-}
-
-impl From<Position> for StartPosition {
-    fn from(position: Position) -> StartPosition {
-        match position {
-            Position::Earliest => StartPosition::Earliest,
-            Position::Latest => StartPosition::Latest,
-            Position::Offset(offset) => StartPosition::Offset(Offset(offset)),
-            Position::Timestamp(time) => StartPosition::Timestamp(TimestampMs(time)),
-        }
-    }
-}
-
 /// Consumes until something ends it.
 pub async fn run(args: ConsumeArgs) -> CommandResult {
     if args.format.is_some() && args.output.output == OutputFormat::Json {
@@ -103,27 +71,30 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
     }
     let client = session::connect(&args.connect, REQUEST_TIMEOUT).await?;
     let partitions = partitions(&client, &args).await?;
-    let position = match args.offset {
-        Some(position) => position,
-        None if args.from_beginning => Position::Earliest,
-        None => Position::Latest,
-    };
-    let mut ends = None;
-    let start: Vec<(PartitionIndex, StartPosition)> = if args.until_end {
-        let span = span(&client, &args.topic, &partitions, position).await?;
-        ends = Some(
-            span.iter()
-                .map(|(index, (_, end))| (*index, *end))
-                .collect(),
-        );
-        let start =
-            |(index, (start, _)): (PartitionIndex, _)| (index, StartPosition::Offset(start));
-        span.into_iter().map(start).collect()
-    } else {
-        partitions
-            .into_iter()
-            .map(|index| (index, position.into()))
-            .collect()
+    let span = args.span()?;
+    let now = now_ms();
+    let mut ends: Option<BTreeMap<PartitionIndex, Offset>> = None;
+    let start: Vec<(PartitionIndex, StartPosition)> = match start_position(span, now) {
+        Some(position) => {
+            let same = partitions.into_iter().map(|index| (index, position));
+            same.collect()
+        }
+        None => {
+            let mut found = find(&client, &args.topic, &partitions, span, now).await?;
+            if span.to.is_some() {
+                found.retain(|_, (start, end)| start < end);
+                ends = Some(
+                    found
+                        .iter()
+                        .map(|(index, (_, end))| (*index, *end))
+                        .collect(),
+                );
+            }
+            let start = |(index, (start, _)): (PartitionIndex, (Offset, Offset))| {
+                (index, StartPosition::Offset(start))
+            };
+            found.into_iter().map(start).collect()
+        }
     };
     if args.max_messages == Some(0) || start.is_empty() {
         return Ok(());
@@ -136,7 +107,7 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         json: args.output.output == OutputFormat::Json,
         line: Vec::new(),
     };
-    consume(&args, consumer, printer, ends).await
+    output::while_read(consume(&args, consumer, printer, ends)).await
 }
 
 /// The partitions to read: those asked for, or all.
@@ -175,53 +146,94 @@ async fn partitions(client: &Client, args: &ConsumeArgs) -> CommandResult<Vec<Pa
     Ok(asked)
 }
 
-/// From where to where each partition is read that holds something to read.
-async fn span(
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+impl ConsumeArgs {
+    /// From where to where.
+    fn span(&self) -> CommandResult<Span> {
+        let latest = match self.from_beginning {
+            true => Position::Earliest,
+            false => Position::Latest,
+        };
+        let span = self.offset.unwrap_or(Span {
+            from: latest,
+            to: None,
+        });
+        match (span.to, self.until_end) {
+            (Some(_), true) => Err(CommandError::usage(
+                "--offset says where to end; leave --until-end out",
+            )),
+            (None, true) => Ok(Span {
+                to: Some(Position::Latest),
+                ..span
+            }),
+            (_, false) => Ok(span),
+        }
+    }
+}
+
+/// Where the consumer begins, if it can find that itself.
+fn start_position(span: Span, now_ms: i64) -> Option<StartPosition> {
+    match (span.from, span.to) {
+        (_, Some(_)) | (Position::AfterEarliest(_) | Position::BeforeLatest(_), _) => None,
+        (Position::Earliest, _) => Some(StartPosition::Earliest),
+        (Position::Latest, _) => Some(StartPosition::Latest),
+        (Position::Offset(offset), _) => Some(StartPosition::Offset(Offset(offset))),
+        (Position::Time(time), _) => {
+            Some(StartPosition::Timestamp(TimestampMs(time.millis(now_ms))))
+        }
+    }
+}
+
+/// From where to where each partition is read. Without an end of the span, to its present end.
+async fn find(
     client: &Client,
     topic: &str,
     partitions: &[PartitionIndex],
-    position: Position,
+    span: Span,
+    now_ms: i64,
 ) -> CommandResult<BTreeMap<PartitionIndex, (Offset, Offset)>> {
-    let all = |spec: OffsetSpec| {
-        partitions
-            .iter()
-            .map(|index| (*index, spec))
-            .collect::<Vec<_>>()
-    };
     let admin = client.admin();
-    let ends = admin.list_offsets(topic, all(OffsetSpec::Latest)).await?;
-    let first = admin.list_offsets(topic, all(OffsetSpec::Earliest)).await?;
-    let starts = match position {
-        Position::Timestamp(time) => {
-            admin
-                .list_offsets(topic, all(OffsetSpec::Timestamp(TimestampMs(time))))
-                .await?
-        }
-        _ => first.clone(),
+    let list = async |spec: OffsetSpec| -> CommandResult<BTreeMap<_, _>> {
+        let asked = partitions.iter().map(|index| (*index, spec)).collect();
+        let listed = admin.list_offsets(topic, asked).await?;
+        let found = listed.into_iter().map(|it| (it.partition, it.offset));
+        Ok(found.collect())
     };
-    let by_partition = |listed: Vec<ottla_client::ListedOffset>| {
-        let listed = listed
-            .into_iter()
-            .map(|listed| (listed.partition, listed.offset));
-        listed.collect::<BTreeMap<_, _>>()
+    // The end first: what comes meanwhile is none of ours.
+    let ends = list(OffsetSpec::Latest).await?;
+    let firsts = list(OffsetSpec::Earliest).await?;
+    let at_time = async |position: Position| match position.asks_for(now_ms) {
+        Some(spec) => list(spec).await,
+        None => Ok(BTreeMap::new()),
     };
-    let (starts, first) = (by_partition(starts), by_partition(first));
-    let mut span = BTreeMap::new();
-    for (index, end) in by_partition(ends) {
-        let end = end.unwrap_or(Offset::ZERO);
-        let start = match position {
-            Position::Offset(offset) => Offset(offset),
-            Position::Latest => end,
-            Position::Earliest | Position::Timestamp(_) => {
-                starts.get(&index).copied().flatten().unwrap_or(end)
-            }
+    let to = span.to.unwrap_or(Position::Latest);
+    let (from_times, to_times) = (at_time(span.from).await?, at_time(to).await?);
+    let known = |of: &BTreeMap<_, _>, index| of.get(&index).copied().flatten();
+    let mut found = BTreeMap::new();
+    for index in partitions.iter().copied() {
+        let first = known(&firsts, index).unwrap_or(Offset::ZERO);
+        let extent = Extent {
+            first,
+            end: known(&ends, index).unwrap_or(first),
         };
-        let empty = first.get(&index).copied().flatten() == Some(end);
-        if start < end && !empty {
-            span.insert(index, (start, end));
-        }
+        let start = span.from.resolve(extent, known(&from_times, index));
+        let end = to.resolve(extent, known(&to_times, index));
+        // Of an empty partition there is nothing up to its end, wherever one begins.
+        let end = if extent.first == extent.end && end == extent.end {
+            start.min(end)
+        } else {
+            end
+        };
+        found.insert(index, (start, end));
     }
-    Ok(span)
+    Ok(found)
 }
 
 async fn consume(
@@ -324,18 +336,44 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
+
+    fn args(line: &str) -> ConsumeArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ConsumeArgs,
+        }
+        let words = ["consume", "t"].into_iter().chain(line.split_whitespace());
+        <Line as clap::Parser>::try_parse_from(words).unwrap().args
+    }
 
     #[test]
-    fn positions_are_offsets_names_or_times() {
-        assert_eq!("earliest".parse(), Ok(Position::Earliest));
-        assert_eq!("latest".parse(), Ok(Position::Latest));
-        assert_eq!("42".parse(), Ok(Position::Offset(42)));
+    fn where_to_read_comes_from_the_options() {
+        let span = |line: &str| args(line).span().map(|span| (span.from, span.to));
+        let (first, last) = (Position::Earliest, Position::Latest);
+        assert_eq!(span("").unwrap(), (last, None));
+        assert_eq!(span("--from-beginning").unwrap(), (first, None));
         assert_eq!(
-            "@1700000000000".parse(),
-            Ok(Position::Timestamp(1_700_000_000_000))
+            span("--from-beginning --until-end").unwrap(),
+            (first, Some(last))
         );
-        for text in ["", "-1", "@", "@soon", "somewhere"] {
-            assert!(text.parse::<Position>().is_err(), "{text}");
-        }
+        let from = Position::BeforeLatest(5);
+        assert_eq!(span("--offset -5 --until-end").unwrap(), (from, Some(last)));
+        assert_eq!(span("--offset=-5:end").unwrap(), (from, Some(last)));
+        assert_eq!(
+            span("--offset :end --until-end").unwrap_err().exit,
+            Exit::Usage
+        );
+    }
+
+    #[test]
+    fn the_consumer_finds_what_needs_no_counting() {
+        let start = |line: &str| start_position(args(line).span().unwrap(), 7_200_000);
+        let hour_ago = StartPosition::Timestamp(TimestampMs(3_600_000));
+        assert_eq!(start("--offset @-1h"), Some(hour_ago));
+        assert_eq!(start("--offset 7"), Some(StartPosition::Offset(Offset(7))));
+        assert_eq!(start("--offset -7"), None);
+        assert_eq!(start("--offset 7:9"), None);
     }
 }

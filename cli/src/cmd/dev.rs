@@ -47,8 +47,9 @@ pub struct DevArgs {
     /// The first port; each node takes two. By default 9092 on if they are free, else any
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port: Option<u16>,
-    /// How long the cluster may take to become healthy
-    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    /// How long the cluster may take to become healthy, such as 30s or 2m; a bare number means
+    /// seconds
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration::parse)]
     timeout: Duration,
     #[command(flatten)]
     output: OutputArgs,
@@ -89,6 +90,9 @@ pub async fn run(args: DevArgs) -> CommandResult {
         // The client is done: a node that stops should not wait for it.
         Ok(Some(client)) => {
             drop(client);
+            if let Some(elsewhere) = cluster.elsewhere() {
+                output::note(elsewhere);
+            }
             let told = tell(&args, cluster.manifest());
             match told {
                 Ok(()) => until_stopped(&mut cluster, &mut stop).await,
@@ -143,31 +147,49 @@ fn tell(args: &DevArgs, manifest: &Manifest) -> CommandResult {
     output::print(args.output.output, &started, |started| {
         table(started.manifest)
     })?;
-    let bootstrap = manifest.bootstrap();
-    let option = match bootstrap.first() {
-        Some(first) if first != DEFAULT_BOOTSTRAP => format!(" --bootstrap {first}"),
-        _ => String::new(),
-    };
-    output::note(format_args!(
-        "\nTry:\n  ottla topic create hello --partitions 3{option}\n  \
-         echo world | ottla produce hello{option}\n  \
-         ottla consume hello --from-beginning{option}\n\nCtrl-C stops the cluster."
-    ));
+    output::note(what_to_try(&manifest.bootstrap()));
     Ok(())
+}
+
+/// Lines to paste. They name every broker, so that they work whichever of them is gone.
+fn what_to_try(bootstrap: &[String]) -> String {
+    let export = match bootstrap {
+        [only] if only == DEFAULT_BOOTSTRAP => String::new(),
+        all => format!("  export OTTLA_BOOTSTRAP={}\n", all.join(",")),
+    };
+    format!(
+        "\nTry:\n{export}  ottla topic create hello --partitions 3\n  \
+         echo world | ottla produce hello\n  \
+         ottla consume hello --from-beginning\n\nCtrl-C stops the cluster."
+    )
 }
 
 fn table(manifest: &Manifest) -> String {
     let mut table = Table::new(["NODE", "ROLES", "STATUS", "PID", "CLIENT", "INTERNAL"]);
     for node in &manifest.nodes {
-        let client = node.is_broker().then_some(&node.client);
         table.row([
             node.id.to_string(),
             node.roles_text().to_owned(),
             "serving".to_owned(),
             output::or_dash(node.pid),
-            output::or_dash(client),
+            output::or_dash(node.client.as_ref()),
             node.internal.to_string(),
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pasted_names_every_broker() {
+        let three = ["127.0.0.1:9092", "127.0.0.1:9094", "127.0.0.1:9096"].map(str::to_owned);
+        let text = what_to_try(&three);
+        let export = "export OTTLA_BOOTSTRAP=127.0.0.1:9092,127.0.0.1:9094,127.0.0.1:9096\n";
+        assert!(text.contains(export), "{text}");
+        assert!(!what_to_try(&three[..1]).contains("export"));
+        assert!(what_to_try(&three[1..2]).contains("export OTTLA_BOOTSTRAP=127.0.0.1:9094\n"));
+    }
 }

@@ -148,20 +148,33 @@ fn dump(args: &DumpArgs) -> CommandResult {
     let mut damaged = false;
     for path in &args.files {
         let summary = dump_file(args, path)?;
-        damaged |= summary.invalid > 0;
-        output::note(format_args!(
-            "{}: {} batches in {} bytes, {} of them damaged, {} bytes behind them",
-            path.display(),
-            summary.batches,
-            summary.bytes,
-            summary.invalid,
-            summary.trailing_bytes
-        ));
+        damaged |= summary.invalid > 0 || !is_segment(&summary);
+        output::note(format_args!("{}: {}", path.display(), verdict(&summary)));
     }
     if damaged {
         return Err(CommandError::condition_told("a batch is damaged"));
     }
     Ok(())
+}
+
+/// Whether a file can be a segment: it begins with a batch, or is empty because nothing was written
+/// to it yet.
+fn is_segment(summary: &SegmentSummary) -> bool {
+    summary.batches > 0 || summary.trailing_bytes == 0
+}
+
+/// What a file turned out to be.
+fn verdict(summary: &SegmentSummary) -> String {
+    if !is_segment(summary) {
+        return format!(
+            "this is no segment file, or a damaged one: its {} bytes do not begin with a record batch",
+            summary.trailing_bytes
+        );
+    }
+    format!(
+        "{} batches in {} bytes, {} of them damaged, {} bytes behind them",
+        summary.batches, summary.bytes, summary.invalid, summary.trailing_bytes
+    )
 }
 
 fn dump_file(args: &DumpArgs, path: &Path) -> CommandResult<SegmentSummary> {
@@ -206,7 +219,9 @@ fn write_batch(
 ) -> anyhow::Result<()> {
     let mut line = BatchLine::new(path, batch);
     if args.records && batch.validity.is_ok() {
-        line.record_list = Some(records(file, batch)?);
+        let records = records(file, batch);
+        let records = records.with_context(|| format!("cannot dump {}", path.display()))?;
+        line.record_list = Some(records);
     }
     if args.output.output == OutputFormat::Json {
         serde_json::to_writer(&mut *out, &line)?;
@@ -223,7 +238,7 @@ fn write_batch(
 fn records(file: &File, batch: &DumpedBatch) -> anyhow::Result<Vec<serde_json::Value>> {
     let mut bytes = vec![0; batch.header.size];
     file.read_exact_at(&mut bytes, batch.position)
-        .context("cannot read a batch again")?;
+        .with_context(|| format!("cannot read the batch at byte {} again", batch.position))?;
     let records = decode_records(&Bytes::from(bytes), UNPACKED_MAX)
         .with_context(|| format!("cannot unpack the batch at byte {}", batch.position))?;
     let json = |record: &ottla_model::batch::Record| {
@@ -312,5 +327,35 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         Ok(())
     } else {
         Err(CommandError::condition_told("damage was found"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dumped(bytes: &[u8]) -> CommandResult {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("00000000000000000000.log");
+        std::fs::write(&file, bytes).unwrap();
+        dump(&DumpArgs {
+            files: vec![file],
+            records: false,
+            output: OutputArgs {
+                output: OutputFormat::Json,
+            },
+        })
+    }
+
+    #[test]
+    fn what_is_no_segment_is_not_passed_off_as_a_sound_one() {
+        let error = dumped(b"[package]\nname = \"ottla\"\n").unwrap_err();
+        assert_eq!(error.exit, Exit::Condition);
+        assert!(dumped(b"").is_ok(), "a segment may still be empty");
+        let summary = SegmentSummary {
+            trailing_bytes: 7,
+            ..SegmentSummary::default()
+        };
+        assert!(verdict(&summary).contains("no segment file"));
     }
 }

@@ -55,8 +55,8 @@ pub struct ProduceArgs {
     /// When a record counts as written: on all in-sync replicas' disks, on the leader's, or at once
     #[arg(long, value_enum, default_value = "all")]
     acks: AcksArg,
-    /// How long a batch waits for more records
-    #[arg(long, default_value = "5ms", value_parser = duration::parse)]
+    /// How long a batch waits for more records, such as 5ms or 1s; a bare number means seconds
+    #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration::parse)]
     linger: Duration,
     /// How large a batch becomes before it is sent without waiting
     #[arg(long, value_name = "BYTES")]
@@ -369,10 +369,35 @@ fn summarize(args: &ProduceArgs, sending: &Sending, outcome: CommandResult) -> C
             tally.bytes as f64 / seconds.max(0.001) / 1e6,
         ));
     }
-    outcome.map_err(|error| {
-        error.context(format!(
-            "{} of {} records sent to {} were acknowledged",
-            tally.acknowledged, tally.sent, args.topic
-        ))
+    outcome.map_err(|error| match tally.account(&args.topic) {
+        Some(account) => error.context(account),
+        None => error,
     })
+}
+
+impl Tally {
+    /// What came of the records so far; nothing if there was none.
+    fn account(&self, topic: &str) -> Option<String> {
+        (self.sent > 0).then(|| {
+            format!(
+                "{} of {} records sent to {topic} were acknowledged",
+                self.acknowledged, self.sent
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_before_the_first_record_has_nothing_to_account_for() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.account("t"), None);
+        tally.sent = 3;
+        tally.acknowledged = 1;
+        let account = tally.account("t").unwrap();
+        assert!(account.starts_with("1 of 3 records"), "{account}");
+    }
 }

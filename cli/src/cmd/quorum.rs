@@ -22,8 +22,10 @@ struct Status {
     cluster_id: String,
     leader_id: Option<i32>,
     leader_epoch: i64,
-    high_watermark: i64,
-    max_follower_lag: Option<i64>,
+    /// Metadata records that are committed. Another unit than the entries of the Raft log below,
+    /// one of which holds any number of records: neither can be subtracted from the other.
+    metadata_offset: i64,
+    max_follower_lag_raft_entries: Option<i64>,
     voters: Vec<Member>,
     observers: Vec<Member>,
 }
@@ -34,8 +36,8 @@ struct Member {
     status: &'static str,
     directory_id: String,
     endpoint: Option<String>,
-    log_end: i64,
-    lag: Option<i64>,
+    raft_log_end: i64,
+    lag_raft_entries: Option<i64>,
     last_contact_ms: Option<i64>,
 }
 
@@ -51,8 +53,8 @@ impl From<DescribeQuorumResponse> for Status {
             },
             endpoint: replica.endpoint.as_ref().map(endpoint_text),
             directory_id: replica.directory_id,
-            log_end: replica.log_end,
-            lag: replica.lag,
+            raft_log_end: replica.log_end,
+            lag_raft_entries: replica.lag,
             last_contact_ms: replica.last_contact_ms,
         };
         let all = |replicas: Vec<QuorumReplica>, status| {
@@ -67,8 +69,10 @@ impl From<DescribeQuorumResponse> for Status {
             cluster_id: reply.cluster_id,
             leader_id: leader,
             leader_epoch: reply.leader_epoch,
-            high_watermark: reply.high_watermark,
-            max_follower_lag: followers.filter_map(|voter| voter.lag).max(),
+            metadata_offset: reply.high_watermark,
+            max_follower_lag_raft_entries: followers
+                .filter_map(|voter| voter.lag_raft_entries)
+                .max(),
             observers: all(reply.observers, "observer"),
             voters,
         }
@@ -92,8 +96,14 @@ fn text(status: &Status) -> String {
         ("cluster id", status.cluster_id.clone()),
         ("leader", leader),
         ("leader epoch", status.leader_epoch.to_string()),
-        ("high watermark", status.high_watermark.to_string()),
-        ("max follower lag", or_dash(status.max_follower_lag)),
+        ("metadata offset", status.metadata_offset.to_string()),
+        (
+            "max follower lag",
+            match status.max_follower_lag_raft_entries {
+                Some(lag) => format!("{lag} Raft entries"),
+                None => "-".to_owned(),
+            },
+        ),
     ] {
         text.push_str(&format!("{name:<18}{value}\n"));
     }
@@ -101,8 +111,8 @@ fn text(status: &Status) -> String {
         "NODE",
         "STATUS",
         "ENDPOINT",
-        "LOG-END",
-        "LAG",
+        "RAFT-LOG-END",
+        "RAFT-LAG",
         "CONTACT-MS",
         "DIRECTORY-ID",
     ]);
@@ -111,8 +121,8 @@ fn text(status: &Status) -> String {
             member.node_id.to_string(),
             member.status.to_owned(),
             or_dash(member.endpoint.as_ref()),
-            member.log_end.to_string(),
-            or_dash(member.lag),
+            member.raft_log_end.to_string(),
+            or_dash(member.lag_raft_entries),
             or_dash(member.last_contact_ms),
             member.directory_id.clone(),
         ]);
@@ -120,4 +130,37 @@ fn text(status: &Status) -> String {
     text.push('\n');
     text.push_str(&table.render());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_and_raft_entries_are_told_apart() {
+        let voter = |node_id, log_end, lag| QuorumReplica {
+            node_id,
+            log_end,
+            lag,
+            ..QuorumReplica::default()
+        };
+        let status = Status::from(DescribeQuorumResponse {
+            leader_id: Some(1),
+            high_watermark: 500,
+            voters: vec![voter(1, 40, Some(0)), voter(2, 37, Some(3))],
+            ..DescribeQuorumResponse::default()
+        });
+        let text = text(&status);
+        for part in [
+            "metadata offset   500",
+            "max follower lag  3 Raft entries",
+            "RAFT-LOG-END  RAFT-LAG",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["voters"][1]["raft_log_end"], 37);
+        assert_eq!(json["metadata_offset"], 500);
+        assert!(json.get("high_watermark").is_none());
+    }
 }

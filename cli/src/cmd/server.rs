@@ -1,14 +1,19 @@
 //! `ottla server`: runs a node until it is told to stop, or checks its configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
 use tracing::info;
 
+use crate::args::OutputArgs;
 use crate::config::{LogSettings, NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
-use crate::node::Node;
-use crate::{output, parent, signals};
+use crate::node::{Departure, Node};
+use crate::output::{self, OutputFormat};
+use crate::{parent, signals};
 
 /// Options of `ottla server`.
 #[derive(Debug, Args)]
@@ -27,7 +32,15 @@ pub struct ServerArgs {
 #[derive(Debug, Subcommand)]
 enum ServerCommand {
     /// Check a configuration file and show every setting in effect
-    CheckConfig(NodeArgs),
+    CheckConfig(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -52,8 +65,8 @@ impl NodeArgs {
 
 /// Runs a node, or what stands below `ottla server`.
 pub async fn run(args: ServerArgs) -> CommandResult {
-    if let Some(ServerCommand::CheckConfig(node)) = args.command {
-        return check_config(&node.load()?);
+    if let Some(ServerCommand::CheckConfig(check)) = args.command {
+        return check_config(&check.node.load()?, check.output.output);
     }
     let Some(node) = args.node else {
         return Err(CommandError::usage("--config FILE is missing"));
@@ -65,7 +78,7 @@ pub async fn run(args: ServerArgs) -> CommandResult {
 }
 
 async fn serve(config: NodeConfig) -> CommandResult {
-    let mut stop = signals::stop()?;
+    let mut stop = signals::stop_or_quit()?;
     let id = config.id;
     let node = tokio::select! {
         started = Node::start(config) => started?,
@@ -76,15 +89,19 @@ async fn serve(config: NodeConfig) -> CommandResult {
     };
     info!(%id, state = ?node.state(), "node started");
     let failed = node.wait_failed();
+    let mut departure = Departure::FromTheCluster;
     let outcome = tokio::select! {
         reason = failed => Err(CommandError::from(anyhow::anyhow!("node {id} failed: {reason}"))),
         signal = stop.wait() => {
             info!(%id, signal, "stopping");
+            if signal == signals::QUIT {
+                departure = Departure::WithTheCluster;
+            }
             Ok(())
         }
     };
     tokio::select! {
-        () = node.shutdown() => {}
+        () = node.shutdown(departure) => {}
         signal = stop.wait() => {
             return Err(anyhow::anyhow!("stopped at once by a second {signal}").into());
         }
@@ -94,8 +111,7 @@ async fn serve(config: NodeConfig) -> CommandResult {
 }
 
 /// Every setting in effect, by the key that sets it.
-fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
-    let show = |duration: std::time::Duration| format!("{} ms", duration.as_millis());
+fn settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
     let election = &config.controller.election_timeout;
     let voters: Vec<String> = config
         .controllers
@@ -103,73 +119,120 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
         .map(|voter| format!("{}@{}", voter.id, voter.address))
         .collect();
     let mut settings = vec![
-        ("node.id", config.id.to_string()),
-        ("node.roles", config.roles.to_string()),
-        ("node.data_dir", config.data_dir.display().to_string()),
-        ("node.rack", output::or_dash(config.rack.as_ref())),
-        ("listen.client", config.listen.client.to_string()),
-        ("listen.internal", config.listen.internal.to_string()),
-        ("advertise.client", config.advertise.client.to_string()),
-        ("advertise.internal", config.advertise.internal.to_string()),
-        ("controllers", voters.join(", ")),
-        ("controller.heartbeat_ms", show(config.controller.heartbeat)),
+        ("node.id", config.id.0.into()),
+        ("node.roles", config.roles.to_string().into()),
+        (
+            "node.data_dir",
+            config.data_dir.display().to_string().into(),
+        ),
+        ("node.rack", config.rack.clone().into()),
+        ("listen.client", config.listen.client.to_string().into()),
+        ("listen.internal", config.listen.internal.to_string().into()),
+        (
+            "advertise.client",
+            config.advertise.client.to_string().into(),
+        ),
+        (
+            "advertise.internal",
+            config.advertise.internal.to_string().into(),
+        ),
+        ("controllers", voters.into()),
+        (
+            "controller.heartbeat_ms",
+            millis(config.controller.heartbeat),
+        ),
         (
             "controller.election_timeout_ms",
-            format!("{} to {}", show(*election.start()), show(*election.end())),
+            vec![millis(*election.start()), millis(*election.end())].into(),
         ),
         (
             "controller.session_timeout_ms",
-            show(config.controller.session_timeout),
+            millis(config.controller.session_timeout),
         ),
         (
             "controller.snapshot_interval_entries",
-            config.controller.snapshot_interval_entries.to_string(),
+            config.controller.snapshot_interval_entries.into(),
         ),
-        ("broker.beat_interval_ms", show(config.broker.beat_interval)),
+        (
+            "broker.beat_interval_ms",
+            millis(config.broker.beat_interval),
+        ),
         (
             "broker.replica_lag_time_max_ms",
-            show(config.broker.replica_lag_time_max),
+            millis(config.broker.replica_lag_time_max),
         ),
-        ("broker.threads", config.broker.threads.to_string()),
+        ("broker.threads", config.broker.threads.into()),
         (
             "broker.producer_expiration_ms",
-            show(config.broker.producer_expiration),
+            millis(config.broker.producer_expiration),
         ),
         (
             "broker.retention_check_interval_ms",
-            show(config.broker.retention_check_interval),
+            millis(config.broker.retention_check_interval),
         ),
-        ("limits.connections", config.limits.connections.to_string()),
+        ("limits.connections", config.limits.connections.into()),
         (
             "limits.streams_per_connection",
-            config.limits.streams_per_connection.to_string(),
+            config.limits.streams_per_connection.into(),
         ),
     ];
     settings.extend(log_settings(&config.log));
     settings
 }
 
-fn log_settings(log: &LogSettings) -> [(&'static str, String); 6] {
-    let interval = format!("{} ms", log.scrub_interval.as_millis());
+fn log_settings(log: &LogSettings) -> [(&'static str, Value); 6] {
     [
-        ("log.journal_file_bytes", log.journal_file_bytes.to_string()),
-        ("log.checkpoint_bytes", log.checkpoint_bytes.to_string()),
-        ("log.tail_cache_bytes", log.tail_cache_bytes.to_string()),
-        ("log.disk_reserve_bytes", log.disk_reserve_bytes.to_string()),
+        ("log.journal_file_bytes", log.journal_file_bytes.into()),
+        ("log.checkpoint_bytes", log.checkpoint_bytes.into()),
+        ("log.tail_cache_bytes", log.tail_cache_bytes.into()),
+        ("log.disk_reserve_bytes", log.disk_reserve_bytes.into()),
         (
             "log.scrub_bytes_per_second",
-            log.scrub_bytes_per_second.to_string(),
+            log.scrub_bytes_per_second.into(),
         ),
-        ("log.scrub_interval_ms", interval),
+        ("log.scrub_interval_ms", millis(log.scrub_interval)),
     ]
 }
 
-fn check_config(config: &NodeConfig) -> CommandResult {
-    let mut text = String::from("ok\n");
-    for (key, value) in settings(config) {
-        text.push_str(&format!("{key:<38}{value}\n"));
+fn millis(duration: std::time::Duration) -> Value {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .into()
+}
+
+/// What `check-config` tells: each setting in effect, by the key that sets it.
+#[derive(Debug, Serialize)]
+struct Checked {
+    ok: bool,
+    settings: BTreeMap<&'static str, Value>,
+}
+
+/// A setting's value for people: several joined by commas, none as a dash.
+fn value_text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            let texts: Vec<String> = values.iter().map(value_text).collect();
+            texts.join(", ")
+        }
+        other => other.to_string(),
     }
-    output::print_text(&text)?;
+}
+
+fn check_config(config: &NodeConfig, format: OutputFormat) -> CommandResult {
+    let settings = settings(config);
+    let checked = Checked {
+        ok: true,
+        settings: settings.iter().cloned().collect(),
+    };
+    output::print(format, &checked, |_| {
+        let mut text = String::from("ok\n");
+        for (key, value) in &settings {
+            text.push_str(&format!("{key:<38}{}\n", value_text(value)));
+        }
+        text
+    })?;
     if config.controllers.len().is_multiple_of(2) {
         output::note(format_args!(
             "note: {} controllers survive no more failures than {}; use 3 or 5",
@@ -178,4 +241,33 @@ fn check_config(config: &NodeConfig) -> CommandResult {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn check_config_takes_output_as_every_command_does() {
+        let line = "ottla server check-config --config f.toml --output json";
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok());
+    }
+
+    #[test]
+    fn settings_are_numbers_for_programs_and_text_for_people() {
+        let text = "controllers = [{ id = 1, address = \"127.0.0.1:19093\" }]\n\
+                    [node]\nid = 1\nroles = [\"controller\", \"broker\"]\ndata_dir = \"d\"\n\
+                    [listen]\nclient = \"127.0.0.1:19092\"\ninternal = \"127.0.0.1:19093\"\n";
+        let config = NodeConfig::parse(Path::new("f"), text, Overrides::default()).unwrap();
+        let settings: BTreeMap<_, _> = settings(&config).into_iter().collect();
+        assert_eq!(settings["node.id"], 1);
+        assert!(settings["broker.beat_interval_ms"].is_u64());
+        assert_eq!(value_text(&settings["node.rack"]), "-");
+        assert_eq!(value_text(&settings["controllers"]), "1@127.0.0.1:19093");
+    }
 }

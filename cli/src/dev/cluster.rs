@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::shape::{Shape, config_file, describe};
 use super::{ports, process};
 use crate::config::{NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
-use crate::node::Node;
+use crate::node::{Departure, Node};
 use crate::observe::{self, Expected};
 
 /// How long a node's process may take to stop before it is killed.
@@ -55,6 +56,8 @@ pub struct Ended {
 pub struct DevCluster {
     directory: PathBuf,
     manifest: Manifest,
+    /// Why the cluster is not where people expect it, if it is not.
+    elsewhere: Option<String>,
     running: Running,
     /// Keeps others from starting the same cluster. Released when dropped.
     _lock: File,
@@ -73,7 +76,7 @@ impl DevCluster {
     pub async fn start(options: DevOptions) -> CommandResult<DevCluster> {
         let (directory, temporary) = open_place(&options.place)?;
         let lock = lock(&directory)?;
-        let manifest = prepare(&options, &directory)?;
+        let (manifest, elsewhere) = prepare(&options, &directory)?;
         let running = if options.processes {
             Running::Processes(BTreeMap::new())
         } else {
@@ -82,6 +85,7 @@ impl DevCluster {
         let mut cluster = DevCluster {
             directory,
             manifest,
+            elsewhere,
             running,
             _lock: lock,
             _temporary: temporary,
@@ -98,6 +102,11 @@ impl DevCluster {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Which ports were taken instead of the default ones, and why, in words.
+    pub fn elsewhere(&self) -> Option<&str> {
+        self.elsewhere.as_deref()
     }
 
     /// Whether each node is a process of its own.
@@ -176,40 +185,37 @@ impl DevCluster {
         }
     }
 
-    /// Stops every node and waits for it. Nodes that others restarted are stopped too.
+    /// Stops every node at once and waits for it. Nodes that others restarted are stopped too.
     pub async fn stop(mut self) {
         match std::mem::replace(&mut self.running, Running::Threads(BTreeMap::new())) {
             Running::Threads(nodes) => {
-                join_all(nodes.into_values().map(Node::shutdown)).await;
+                let nodes = nodes.into_values();
+                join_all(nodes.map(|node| node.shutdown(Departure::WithTheCluster))).await;
             }
             Running::Processes(children) => {
-                join_all(children.into_values().map(stop_child)).await;
-                join_all(self.adopted().into_iter().map(|pid| async move {
+                let adopted = adopted(&self.manifest, &children);
+                let adopted = join_all(adopted.into_iter().map(|pid| async move {
                     let _ = process::stop_and_wait(pid, STOP_PATIENCE).await;
-                }))
-                .await;
+                }));
+                let children = join_all(children.into_values().map(stop_child));
+                tokio::join!(adopted, children);
             }
         }
     }
+}
 
-    /// Processes that run nodes of this cluster though this process did not start them.
-    fn adopted(&self) -> Vec<u32> {
-        let Ok(Some(manifest)) = Manifest::load(&self.directory) else {
-            return Vec::new();
-        };
-        let running = |node: &ManifestNode| {
-            node.pid.filter(|pid| {
-                process::is_node_process(*pid, &node.config) && !process::is_gone(*pid)
-            })
-        };
-        manifest.nodes.iter().filter_map(running).collect()
-    }
+/// Processes that run nodes of this cluster though this process did not start them.
+fn adopted(manifest: &Manifest, children: &BTreeMap<i32, tokio::process::Child>) -> Vec<u32> {
+    let own: Vec<u32> = children.values().filter_map(|child| child.id()).collect();
+    let running = manifest.nodes.iter().filter_map(ManifestNode::running);
+    let others = running.filter(|pid| !own.contains(pid) && *pid != std::process::id());
+    others.collect()
 }
 
 async fn stop_child(mut child: tokio::process::Child) {
     if let Some(pid) = child.id() {
         // A process that cannot be signalled is killed below.
-        let _ = process::send(pid, rustix::process::Signal::TERM);
+        let _ = process::send(pid, process::CLUSTER_STOPS);
     }
     if tokio::time::timeout(STOP_PATIENCE, child.wait())
         .await
@@ -320,15 +326,22 @@ fn open_place(place: &Place) -> anyhow::Result<(PathBuf, Option<tempfile::TempDi
 
 fn lock(directory: &Path) -> anyhow::Result<File> {
     let path = directory.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut open = File::options();
+    // Whoever holds it has noted itself in it, so it is not emptied before it is ours.
+    let open = open.create(true).truncate(false).write(true).open(&path);
+    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("the cluster in {} is already running", directory.display()))?;
+    file.set_len(0)
+        .and_then(|()| writeln!(&file, "{}", std::process::id()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file)
 }
 
 /// Describes the cluster, anew or as it was, and writes the nodes' configuration files, except
 /// those that are there already and may have been edited.
-fn prepare(options: &DevOptions, directory: &Path) -> CommandResult<Manifest> {
+fn prepare(options: &DevOptions, directory: &Path) -> CommandResult<(Manifest, Option<String>)> {
+    let mut elsewhere = None;
     let manifest = match Manifest::load(directory)? {
         Some(manifest) => {
             reuse(&manifest, options, directory)?;
@@ -336,8 +349,10 @@ fn prepare(options: &DevOptions, directory: &Path) -> CommandResult<Manifest> {
         }
         None => {
             let shape = options.shape.unwrap_or(Shape::Combined { nodes: 3 });
-            let ports = ports::choose(shape.count(), options.base_port)?;
-            describe(shape, &ports, directory)
+            let chosen = ports::choose(shape.count(), options.base_port)?;
+            let manifest = describe(shape, &chosen.ports, directory);
+            elsewhere = chosen.taken.map(|port| moved_text(port, &manifest));
+            manifest
         }
     };
     for node in &manifest.nodes {
@@ -351,7 +366,16 @@ fn prepare(options: &DevOptions, directory: &Path) -> CommandResult<Manifest> {
             .with_context(|| format!("cannot write {}", node.config.display()))?;
     }
     manifest.store(directory)?;
-    Ok(manifest)
+    Ok((manifest, elsewhere))
+}
+
+/// That the cluster is on other ports than usual because one of them is taken.
+fn moved_text(taken: u16, manifest: &Manifest) -> String {
+    format!(
+        "port {taken} is in use on this machine, so clients connect to {} instead of 127.0.0.1:{}",
+        manifest.bootstrap().join(","),
+        ports::DEFAULT_BASE,
+    )
 }
 
 /// Checks that an existing cluster is what is asked for and can be started again.
@@ -371,8 +395,8 @@ fn reuse(manifest: &Manifest, options: &DevOptions, directory: &Path) -> Command
         )));
     }
     for node in &manifest.nodes {
-        if node.is_broker() {
-            ports::require_free(node.client.port())?;
+        if let Some(client) = &node.client {
+            ports::require_free(client.port())?;
         }
         ports::require_free(node.internal.port())?;
     }
@@ -396,13 +420,13 @@ mod tests {
     fn a_directory_keeps_its_cluster_and_its_edited_files() {
         let directory = tempfile::tempdir().unwrap();
         let two = Some(Shape::Combined { nodes: 2 });
-        let first = prepare(&options(two, directory.path()), directory.path()).unwrap();
+        let (first, _) = prepare(&options(two, directory.path()), directory.path()).unwrap();
         let edited = format!(
             "{}# mine\n",
             fs::read_to_string(&first.nodes[0].config).unwrap()
         );
         fs::write(&first.nodes[0].config, &edited).unwrap();
-        let again = prepare(&options(None, directory.path()), directory.path()).unwrap();
+        let (again, _) = prepare(&options(None, directory.path()), directory.path()).unwrap();
         assert_eq!(again, first);
         assert_eq!(fs::read_to_string(&again.nodes[0].config).unwrap(), edited);
         let three = options(Some(Shape::Combined { nodes: 3 }), directory.path());
@@ -410,6 +434,79 @@ mod tests {
             prepare(&three, directory.path()).unwrap_err().exit,
             Exit::Usage
         );
+    }
+
+    #[tokio::test]
+    async fn a_whole_cluster_stops_at_once_and_leaves_its_logs_clean() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster = DevCluster::start(options(None, directory.path()))
+            .await
+            .unwrap();
+        let data = |node: &ManifestNode| node.data_dir.clone();
+        let nodes: Vec<PathBuf> = cluster.manifest().nodes.iter().map(data).collect();
+        let patience = Duration::from_secs(60);
+        drop(cluster.wait_healthy(patience).await.unwrap());
+        let began = Instant::now();
+        cluster.stop().await;
+        // Nodes that wait to be released by each other wait for the session timeout, 3 seconds.
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        for node in nodes {
+            assert!(
+                node.join("broker/clean-shutdown").is_file(),
+                "{}",
+                node.display()
+            );
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_on_the_default_port_says_where_it_is_and_why() {
+        let shape = Shape::Isolated {
+            controllers: 1,
+            brokers: 2,
+        };
+        let ports = [(30_001, 30_002), (30_003, 30_004), (30_005, 30_006)];
+        let manifest = describe(shape, &ports, Path::new("d"));
+        assert_eq!(
+            moved_text(9092, &manifest),
+            "port 9092 is in use on this machine, so clients connect to \
+             127.0.0.1:30001,127.0.0.1:30003 instead of 127.0.0.1:9092"
+        );
+    }
+
+    #[test]
+    fn a_node_that_somebody_else_runs_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let manifest = describe(
+            Shape::Combined { nodes: 2 },
+            &[(9092, 9093), (9094, 9095)],
+            directory.path(),
+        );
+        let data = &manifest.nodes[1].data_dir;
+        fs::create_dir_all(data).unwrap();
+        assert_eq!(manifest.nodes[1].running(), None);
+        // The other process: it holds the lock and has noted itself, and cluster.json knows it not.
+        let lock = data.join("lock");
+        let mut other = std::process::Command::new("flock")
+            .arg(&lock)
+            .args(["sh", "-c", "echo $$ > \"$0\"; echo up; read end"])
+            .arg(&lock)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut up = [0; 2];
+        std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut up).unwrap();
+        let found = adopted(&manifest, &BTreeMap::new());
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let pid: u32 = fs::read_to_string(&lock).unwrap().trim().parse().unwrap();
+        assert_eq!(found, [pid]);
+        assert_eq!(adopted(&manifest, &BTreeMap::new()), [0; 0]);
     }
 
     #[test]

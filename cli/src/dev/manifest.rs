@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::process;
 use crate::config::{Endpoint, RoleName};
+use crate::node;
 
 /// A cluster on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +24,12 @@ pub struct Manifest {
 pub struct ManifestNode {
     pub id: i32,
     pub roles: Vec<RoleName>,
-    /// The process that last ran the node; absent if it was never started.
+    /// The process that was last started for the node here; absent if none was. Somebody else may
+    /// have started another since: [`ManifestNode::running`] knows.
     pub pid: Option<u32>,
-    pub client: Endpoint,
+    /// Where clients reach it; absent if it is no broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Endpoint>,
     pub internal: Endpoint,
     pub config: PathBuf,
     pub data_dir: PathBuf,
@@ -39,6 +44,12 @@ impl ManifestNode {
 
     pub fn is_broker(&self) -> bool {
         self.roles.contains(&RoleName::Broker)
+    }
+
+    /// The process that runs the node now, whoever started it.
+    pub fn running(&self) -> Option<u32> {
+        // The threads of a process that was killed hold the lock a moment longer than it lives.
+        node::holder(&self.data_dir).filter(|pid| !process::is_gone(*pid))
     }
 
     /// The node's roles in words.
@@ -67,8 +78,12 @@ impl Manifest {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        let manifest = serde_json::from_str(&text)
+        let mut manifest: Manifest = serde_json::from_str(&text)
             .with_context(|| format!("{} does not describe a cluster", path.display()))?;
+        // A cluster made by an older version may have one all the same.
+        for node in manifest.nodes.iter_mut().filter(|node| !node.is_broker()) {
+            node.client = None;
+        }
         Ok(Some(manifest))
     }
 
@@ -85,8 +100,8 @@ impl Manifest {
 
     /// The addresses of all brokers for clients, lowest id first.
     pub fn bootstrap(&self) -> Vec<String> {
-        let brokers = self.nodes.iter().filter(|node| node.is_broker());
-        brokers.map(|node| node.client.to_string()).collect()
+        let clients = self.nodes.iter().filter_map(|node| node.client.as_ref());
+        clients.map(Endpoint::to_string).collect()
     }
 
     pub fn node(&self, id: i32) -> Option<&ManifestNode> {
@@ -125,7 +140,7 @@ mod tests {
                 id: 1,
                 roles: vec![RoleName::Broker],
                 pid: None,
-                client: Endpoint::loopback(9092),
+                client: Some(Endpoint::loopback(9092)),
                 internal: Endpoint::loopback(9093),
                 config: "c".into(),
                 data_dir: "d".into(),

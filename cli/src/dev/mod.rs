@@ -8,6 +8,6 @@ mod process;
 mod shape;
 
 pub use cluster::{DevCluster, DevOptions, Place, wait_healthy};
-pub use manifest::Manifest;
-pub use process::{is_node_process, kill_and_wait, spawn_detached};
+pub use manifest::{Manifest, ManifestNode};
+pub use process::{kill_and_wait, spawn_detached};
 pub use shape::Shape;

@@ -5,11 +5,20 @@ use std::net::{Ipv4Addr, TcpListener};
 use anyhow::{Context as _, bail};
 
 /// The first port tried when none is asked for: the default of every client.
-const DEFAULT_BASE: u16 = 9092;
+pub const DEFAULT_BASE: u16 = 9092;
+
+/// The ports for a cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// A client and an internal port for each node.
+    pub ports: Vec<(u16, u16)>,
+    /// The default port that is in use, where that is why others were chosen.
+    pub taken: Option<u16>,
+}
 
 /// A client and an internal port for each of `count` nodes: from `base` on if one is given; else
 /// from the default on if those are free; else whichever are.
-pub fn choose(count: usize, base: Option<u16>) -> anyhow::Result<Vec<(u16, u16)>> {
+pub fn choose(count: usize, base: Option<u16>) -> anyhow::Result<Chosen> {
     if let Some(base) = base {
         let ports = from_base(count, base)
             .with_context(|| format!("there are too few ports above {base}"))?;
@@ -19,16 +28,29 @@ pub fn choose(count: usize, base: Option<u16>) -> anyhow::Result<Vec<(u16, u16)>
         {
             require_free(port)?;
         }
-        return Ok(ports);
+        return Ok(Chosen { ports, taken: None });
     }
-    if let Some(ports) = from_base(count, DEFAULT_BASE)
-        && ports
-            .iter()
-            .all(|(client, internal)| is_free(*client) && is_free(*internal))
-    {
-        return Ok(ports);
+    from_default(count, DEFAULT_BASE)
+}
+
+/// From the default on, or if one of those is in use, whichever are free.
+fn from_default(count: usize, default: u16) -> anyhow::Result<Chosen> {
+    let Some(ports) = from_base(count, default) else {
+        return Ok(Chosen {
+            ports: any_free(count)?,
+            taken: None,
+        });
+    };
+    let mut all = ports
+        .iter()
+        .flat_map(|(client, internal)| [*client, *internal]);
+    match all.find(|port| !is_free(*port)) {
+        None => Ok(Chosen { ports, taken: None }),
+        taken => Ok(Chosen {
+            ports: any_free(count)?,
+            taken,
+        }),
     }
-    any_free(count)
 }
 
 /// Refuses a port that somebody else listens on.
@@ -78,6 +100,15 @@ mod tests {
             Some(vec![(19092, 19093), (19094, 19095)])
         );
         assert_eq!(from_base(2, u16::MAX - 2), None);
+    }
+
+    #[test]
+    fn a_default_port_that_is_in_use_is_named_and_none_of_them_is_used() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let chosen = from_default(1, port).unwrap();
+        assert_eq!(chosen.taken, Some(port));
+        assert_ne!(chosen.ports[0].0, port);
     }
 
     #[test]

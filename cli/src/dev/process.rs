@@ -15,6 +15,9 @@ use super::manifest::ManifestNode;
 /// How often a process is looked at while its end is awaited.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Tells a node to stop without moving its leaders to others, which stop too.
+pub const CLUSTER_STOPS: Signal = Signal::QUIT;
+
 /// The command that runs a node: this program again, telling into the node's log file, out of
 /// reach of the terminal's Ctrl-C so that whoever started it stops it in order.
 fn command(node: &ManifestNode) -> anyhow::Result<std::process::Command> {
@@ -60,18 +63,6 @@ pub fn spawn_detached(node: &ManifestNode) -> anyhow::Result<u32> {
         .with_context(|| format!("node {} ended at once", node.id))
 }
 
-/// Whether the process runs the node with this configuration file; a process id may have passed
-/// on to something else.
-pub fn is_node_process(pid: u32, config: &Path) -> bool {
-    let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else {
-        return false;
-    };
-    let config = config.as_os_str().as_encoded_bytes();
-    command_line
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == config)
-}
-
 /// Sends a signal to a process; one that is gone is no error.
 pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -115,9 +106,10 @@ pub async fn kill_and_wait(pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks a process to stop and, should it not within the time given, kills it.
+/// Tells a node's process that the whole cluster stops and, should it not within the time given,
+/// kills it.
 pub async fn stop_and_wait(pid: u32, at_most: Duration) -> anyhow::Result<()> {
-    send(pid, Signal::TERM)?;
+    send(pid, CLUSTER_STOPS)?;
     if wait_gone(pid, at_most).await {
         return Ok(());
     }
@@ -136,12 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_there_and_runs_no_node() {
+    fn this_process_is_there() {
         assert!(!is_gone(std::process::id()));
-        assert!(!is_node_process(
-            std::process::id(),
-            Path::new("/no/such/ottla.toml")
-        ));
     }
 
     #[test]
@@ -151,15 +139,6 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id();
-        // The kernel shows the arguments a moment after the program has begun.
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while !is_node_process(pid, Path::new("60")) {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "the child was never recognised"
-            );
-            std::thread::yield_now();
-        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

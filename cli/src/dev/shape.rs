@@ -67,11 +67,12 @@ pub fn describe(shape: Shape, ports: &[(u16, u16)], directory: &Path) -> Manifes
     assert_eq!(nodes.len(), ports.len(), "each node has its pair of ports");
     let node = |((id, roles), (client, internal)): ((i32, Vec<RoleName>), &(u16, u16))| {
         let home = directory.join(format!("node-{id}"));
+        let is_broker = roles.contains(&RoleName::Broker);
         ManifestNode {
             id,
             roles,
             pid: None,
-            client: Endpoint::loopback(*client),
+            client: is_broker.then(|| Endpoint::loopback(*client)),
             internal: Endpoint::loopback(*internal),
             config: home.join("ottla.toml"),
             data_dir: home.join("data"),
@@ -91,7 +92,9 @@ pub fn config_file(manifest: &Manifest, node: &ManifestNode) -> ConfigFile {
         data_dir: Some(node.data_dir.clone()),
         rack: None,
     });
-    file.listen.client = node.client.to_string();
+    if let Some(client) = &node.client {
+        file.listen.client = client.to_string();
+    }
     file.listen.internal = node.internal.to_string();
     let controllers = manifest.nodes.iter().filter(|node| node.is_controller());
     file.controllers = controllers
@@ -133,7 +136,9 @@ mod tests {
                 let text = toml::to_string(&config_file(&manifest, node)).unwrap();
                 let config = NodeConfig::parse(&node.config, &text, Overrides::default()).unwrap();
                 assert_eq!(config.id.0, node.id);
-                assert_eq!(config.advertise.client, node.client);
+                if let Some(client) = &node.client {
+                    assert_eq!(config.advertise.client, *client);
+                }
             }
         }
     }
@@ -151,5 +156,8 @@ mod tests {
             9095,
             "node 1 is the controller"
         );
+        assert_eq!(manifest.nodes[0].client, None, "clients cannot use it");
+        let json = serde_json::to_value(&manifest).unwrap();
+        assert!(json["nodes"][0].get("client").is_none(), "{json}");
     }
 }

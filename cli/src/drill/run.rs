@@ -58,7 +58,7 @@ pub async fn run(options: &DrillOptions) -> CommandResult<Report> {
 }
 
 async fn drill(options: &DrillOptions, victims: &mut Victims) -> CommandResult<Report> {
-    victims.wait_healthy().await?;
+    victims.wait_ready().await?;
     let client = connect(victims).await?;
     let run = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -78,7 +78,7 @@ async fn drill(options: &DrillOptions, victims: &mut Victims) -> CommandResult<R
         .iter()
         .filter(|node| node.is_broker());
     let brokers = brokers
-        .map(|node| (node.id, node.client.to_string()))
+        .filter_map(|node| Some((node.id, node.client.as_ref()?.to_string())))
         .collect();
     let _watchers = Watchers::start(brokers, &load.topic, &scene);
     let follower = Follower::start(&client, &load, &scene).await?;

@@ -25,7 +25,7 @@ pub enum MalformedRecord {
     Shape { number: u64, reason: String },
     #[error("record {number} is longer than {RECORD_TEXT_MAX} bytes")]
     TooLong { number: u64 },
-    #[error("cannot read the input")]
+    #[error("cannot read standard input")]
     Read(#[source] io::Error),
 }
 

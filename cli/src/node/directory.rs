@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 const LOCK_FILE: &str = "lock";
 
@@ -52,9 +53,37 @@ impl DirectoryLock {
     }
 }
 
+/// The process that uses a data directory; `None` if none does. Whoever started it, this is who
+/// runs the node there.
+pub fn holder(dir: &Path) -> Option<u32> {
+    let mut file = File::open(dir.join(LOCK_FILE)).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).ok()?;
+            holder.trim().parse().ok()
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_process_that_uses_a_directory_is_found_by_its_lock_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(holder(dir.path()), None);
+        let lock = DirectoryLock::take(dir.path()).unwrap();
+        assert_eq!(holder(dir.path()), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(
+            holder(dir.path()),
+            None,
+            "the number stays, the lock does not"
+        );
+    }
 
     #[test]
     fn a_directory_is_taken_once() {

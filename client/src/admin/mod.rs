@@ -63,10 +63,19 @@ impl Admin {
         Admin { client }
     }
 
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] if a count is given that is below 1; only `None` asks for a default.
     pub async fn create_topic(
         &self,
         topic: NewTopic,
     ) -> Result<v1::CreateTopicResponse, ClientError> {
+        check_count("the number of partitions", topic.partitions)?;
+        check_count(
+            "the replication factor",
+            topic.replication_factor.map(i32::from),
+        )?;
         let request = v1::CreateTopicRequest {
             name: topic.name,
             partitions: topic.partitions.unwrap_or(0),
@@ -181,10 +190,12 @@ impl Admin {
             .await
     }
 
-    /// What a broker knows of itself, its replicas among it.
+    /// What a broker knows of itself, its replicas among it. It is asked once: that it does not
+    /// answer is an answer too, and [`Admin::describe_cluster`] has what others know of it.
     ///
     /// # Errors
-    /// [`ClientError::Config`] if no broker has the node id.
+    /// [`ClientError::Config`] if no broker has the node id, [`ClientError::Unavailable`] if it
+    /// does not answer.
     pub async fn describe_broker(
         &self,
         broker: BrokerTarget,
@@ -197,7 +208,7 @@ impl Admin {
                 known.ok_or_else(|| ClientError::Config(format!("no broker has node id {node}")))?
             }
         };
-        let call = Call::new(&self.client, "describing the broker").only_at(endpoint);
+        let call = Call::new(&self.client, "describing the broker").once_at(endpoint);
         self.send(call, v1::DescribeBrokerRequest {}, |mut c, r| async move {
             c.describe_broker(r).await
         })
@@ -285,6 +296,18 @@ impl Admin {
             }
         })
         .await
+    }
+}
+
+/// On the wire 0 stands for the default, which nobody who says 0 means.
+fn check_count(what: &str, count: Option<i32>) -> Result<(), ClientError> {
+    match count {
+        Some(count) if count < 1 => {
+            let message =
+                format!("{what} is {count}; it is 1 or more, or left out for the default");
+            Err(ClientError::Config(message))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -21,18 +21,11 @@ use crate::admin::OffsetSpec;
 use crate::backoff::Backoff;
 use crate::cluster::ClusterSnapshot;
 use crate::error::ConsumeError;
-use crate::link::Link;
+use crate::links::{Links, STALL, SUSPICION_AFTER};
 
 /// How many fetches may be in flight to one broker. More than one, so that partitions which got
 /// data need not wait for those that have none.
 pub(super) const FETCHES_PER_BROKER_MAX: usize = 8;
-
-/// After so many failures in a row, the view is suspected of being behind.
-const SUSPICION_AFTER: u32 = 3;
-
-/// A fetch without answer for so long beyond its wait may mean that its broker vanished, and if
-/// the watch is with the same broker, the view stands still.
-const STALL: Duration = Duration::from_secs(1);
 
 /// What the consumer shall do.
 #[derive(Debug, PartialEq)]
@@ -52,16 +45,6 @@ pub(super) enum Effect {
     SuspectView,
 }
 
-#[derive(Debug)]
-struct SentFetch {
-    node: NodeId,
-    stream: u64,
-    at: Instant,
-    /// Whether its long wait was taken for a sign that the view is behind.
-    suspected: bool,
-    partitions: AskedOf,
-}
-
 /// What was asked of a partition.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -75,12 +58,8 @@ type AskedOf = BTreeMap<TopicIdPartition, Asked>;
 pub(super) struct Fetcher {
     config: ConsumerConfig,
     request_timeout: Duration,
-    reconnect_backoff: Backoff,
     positions: BTreeMap<TopicIdPartition, Position>,
-    links: BTreeMap<NodeId, Link>,
-    requests: BTreeMap<u64, SentFetch>,
-    next_request: u64,
-    next_stream: u64,
+    links: Links<AskedOf>,
     /// The partition to begin with, so that all get their turn.
     first: Option<TopicIdPartition>,
     effects: Vec<Effect>,
@@ -95,12 +74,8 @@ impl Fetcher {
         Fetcher {
             config,
             request_timeout,
-            reconnect_backoff,
             positions: BTreeMap::new(),
-            links: BTreeMap::new(),
-            requests: BTreeMap::new(),
-            next_request: 1,
-            next_stream: 1,
+            links: Links::new(reconnect_backoff),
             first: None,
             effects: Vec::new(),
         }
@@ -164,7 +139,10 @@ impl Fetcher {
 
     /// Sends what can be sent.
     pub(super) fn drive(&mut self, now: Instant, view: &ClusterSnapshot) {
-        self.leave_fenced(now, view);
+        for stream in self.links.streams_to_gone(view) {
+            self.effects.push(Effect::Close { stream });
+            self.on_stream_closed(now, stream);
+        }
         let mut held: usize = self.positions.values().map(Position::buffered_bytes).sum();
         let ahead = self.config.partition_max_bytes as usize;
         let mut drafts: BTreeMap<NodeId, (v1::FetchRequest, AskedOf)> = BTreeMap::new();
@@ -183,11 +161,7 @@ impl Fetcher {
             if held >= self.config.buffer_bytes || !position.wants_fetch(now, epoch, ahead) {
                 continue;
             }
-            let link = self
-                .links
-                .entry(broker.node_id)
-                .or_insert_with(|| Link::new(self.reconnect_backoff));
-            link.set_endpoint(&broker.endpoint);
+            let link = self.links.to(broker);
             let busy = link.in_flight() >= FETCHES_PER_BROKER_MAX;
             let draft = drafts.entry(broker.node_id).or_default();
             if link.down_until(now).is_some()
@@ -213,21 +187,6 @@ impl Fetcher {
         }
     }
 
-    /// Gives up streams to brokers that the cluster has given up. A host that vanished does not
-    /// close its connections, and its successor is known long before they time out.
-    fn leave_fenced(&mut self, now: Instant, view: &ClusterSnapshot) {
-        let gone = |node| view.brokers.get(node).is_none_or(|broker| broker.fenced);
-        let left = self
-            .links
-            .iter()
-            .filter(|(node, link)| link.in_flight() > 0 && gone(node));
-        let left: Vec<u64> = left.filter_map(|(_, link)| link.stream()).collect();
-        for stream in left {
-            self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream);
-        }
-    }
-
     /// All partitions, beginning with another one each time.
     fn in_turn(&self) -> Vec<TopicIdPartition> {
         let mut all: Vec<_> = self.positions.keys().copied().collect();
@@ -245,29 +204,15 @@ impl Fetcher {
         mut request: v1::FetchRequest,
         partitions: AskedOf,
     ) {
-        let Some(link) = self.links.get_mut(&node) else {
-            return;
-        };
-        let id = self.next_request;
-        self.next_request += 1;
-        request.request_id = id;
+        request.request_id = self.links.next_request();
         request.max_wait_ms = u32::try_from(self.config.max_wait.as_millis()).unwrap_or(u32::MAX);
         request.min_bytes = self.config.min_bytes;
         request.max_bytes = self.config.max_bytes;
-        let next_stream = &mut self.next_stream;
-        let (stream, endpoint) = link.send(id, || {
-            let stream = *next_stream;
-            *next_stream += 1;
-            stream
-        });
-        let sent = SentFetch {
-            node,
-            stream,
-            at: now,
-            suspected: false,
-            partitions,
+        let sent = self.links.send(now, node, request.request_id, partitions);
+        // The draft was begun because there is a way to its broker.
+        let Some((stream, endpoint)) = sent else {
+            return;
         };
-        self.requests.insert(id, sent);
         self.effects.push(Effect::Send {
             stream,
             endpoint,
@@ -276,22 +221,19 @@ impl Fetcher {
     }
 
     pub(super) fn on_response(&mut self, now: Instant, response: v1::FetchResponse) {
-        let Some(sent) = self.requests.remove(&response.request_id) else {
+        let Some((partitions, _)) = self.links.on_answer(response.request_id) else {
             return;
         };
-        if let Some(link) = self.links.get_mut(&sent.node) {
-            link.on_answer(response.request_id);
-        }
-        for (id, asked) in &sent.partitions {
+        for (id, asked) in &partitions {
             if let Some(position) = self.asked(*id, *asked) {
                 position.on_answered();
             }
         }
         for result in response.results {
-            let Some(id) = self.identify(result.partition.as_ref(), &sent.partitions) else {
+            let Some(id) = self.identify(result.partition.as_ref(), &partitions) else {
                 continue;
             };
-            let asked = sent.partitions[&id];
+            let asked = partitions[&id];
             self.on_result(now, id, asked, result);
         }
     }
@@ -349,20 +291,12 @@ impl Fetcher {
 
     /// A stream ended; nothing on it will be answered.
     pub(super) fn on_stream_closed(&mut self, now: Instant, stream: u64) {
-        let Some(link) = self
-            .links
-            .values_mut()
-            .find(|link| link.stream() == Some(stream))
-        else {
+        let Some(lost) = self.links.on_closed(now, stream) else {
             return;
         };
-        let (lost, _) = link.on_closed(now);
-        for request in lost {
-            let Some(sent) = self.requests.remove(&request) else {
-                continue;
-            };
+        for (_, partitions) in lost.requests {
             let mut suspicious = false;
-            for (id, asked) in &sent.partitions {
+            for (id, asked) in &partitions {
                 if let Some(position) = self.asked(*id, *asked) {
                     position.on_answered();
                     position.on_retriable(now, asked.epoch);
@@ -376,18 +310,9 @@ impl Fetcher {
     /// Gives up streams that do not answer.
     pub(super) fn on_tick(&mut self, now: Instant) {
         let wait = self.config.max_wait + STALL;
-        let mut stalled = false;
-        for sent in self
-            .requests
-            .values_mut()
-            .filter(|sent| sent.at + wait <= now)
-        {
-            stalled |= !std::mem::replace(&mut sent.suspected, true);
-        }
+        let stalled = self.links.has_stalled(now, wait);
         self.suspect_if(stalled);
-        let limit = self.answer_limit();
-        let late = self.requests.values().find(|sent| sent.at + limit <= now);
-        if let Some(stream) = late.map(|sent| sent.stream) {
+        for stream in self.links.late_streams(now, self.answer_limit()) {
             self.effects.push(Effect::Close { stream });
             self.on_stream_closed(now, stream);
         }
@@ -418,12 +343,8 @@ impl Fetcher {
     /// When something is due without anything happening.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let retries = self.positions.values().filter_map(Position::retry_at);
-        let links = self.links.values().filter_map(|link| link.down_until(now));
-        let limit = self.answer_limit();
-        let answers = self.requests.values().map(|sent| sent.at + limit);
         retries
-            .chain(links)
-            .chain(answers)
+            .chain(self.links.deadlines(now, self.answer_limit()))
             .filter(|at| *at > now)
             .min()
     }

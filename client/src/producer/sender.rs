@@ -13,23 +13,16 @@ use ottla_model::{
 };
 use ottla_proto::v1;
 
-use self::request::{Draft, SentRequest};
+use self::request::Draft;
 use super::accumulator::PendingBatch;
 use super::batch::{Finished, Identity, fail_pending};
 use super::partition::{Answer, PartitionSender, Turn, timed_out};
 use crate::backoff::Backoff;
 use crate::cluster::ClusterSnapshot;
-use crate::link::Link;
+use crate::links::{Links, STALL, SUSPICION_AFTER};
 
 /// How many requests may be in flight to one broker.
 pub(super) const REQUESTS_PER_BROKER_MAX: usize = 64;
-
-/// After so many failures in a row, the view is suspected of being behind.
-const SUSPICION_AFTER: u32 = 3;
-
-/// A request without answer for so long may mean that its broker vanished, and if the watch is with
-/// the same broker, the view stands still.
-const STALL: Duration = Duration::from_secs(1);
 
 /// What the sender is told once.
 #[derive(Debug, Clone)]
@@ -80,14 +73,12 @@ pub(super) struct Sender {
     /// Partitions to look at when the view of the cluster changes.
     parked: BTreeSet<TopicIdPartition>,
     timers: BTreeSet<(Instant, TopicIdPartition)>,
-    links: BTreeMap<NodeId, Link>,
-    requests: BTreeMap<u64, SentRequest>,
+    /// Remembers the partitions of each request, in its order.
+    links: Links<Vec<TopicIdPartition>>,
     identity: Option<Identity>,
     identity_wanted: bool,
     wants_identity: BTreeSet<TopicIdPartition>,
     identity_error: Option<String>,
-    next_request: u64,
-    next_stream: u64,
     finished: Vec<Finished>,
     effects: Vec<Effect>,
 }
@@ -95,20 +86,17 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(settings: SenderSettings) -> Sender {
         Sender {
+            links: Links::new(settings.reconnect_backoff),
             settings,
             partitions: HashMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
             parked: BTreeSet::new(),
             timers: BTreeSet::new(),
-            links: BTreeMap::new(),
-            requests: BTreeMap::new(),
             identity: None,
             identity_wanted: false,
             wants_identity: BTreeSet::new(),
             identity_error: None,
-            next_request: 1,
-            next_stream: 1,
             finished: Vec::new(),
             effects: Vec::new(),
         }
@@ -151,17 +139,12 @@ impl Sender {
     }
 
     pub(super) fn on_response(&mut self, now: Instant, response: v1::ProduceResponse) {
-        let Some(sent) = self.requests.remove(&response.request_id) else {
+        let Some((partitions, waiting)) = self.links.on_answer(response.request_id) else {
             return;
         };
-        if let Some(link) = self.links.get_mut(&sent.node) {
-            link.on_answer(response.request_id);
-            for partition in link.take_waiting() {
-                self.enqueue(partition);
-            }
-        }
+        self.on_ready(waiting);
         let mut results = response.results.into_iter();
-        for partition in sent.partitions {
+        for partition in partitions {
             let answer = match results.next() {
                 Some(result) => self.read_result(partition, result),
                 None => Answer::Lost {
@@ -192,20 +175,12 @@ impl Sender {
         may_have_arrived: bool,
         reason: &str,
     ) {
-        let Some(link) = self
-            .links
-            .values_mut()
-            .find(|link| link.stream() == Some(stream))
-        else {
+        let Some(lost) = self.links.on_closed(now, stream) else {
             return;
         };
-        let (lost, waiting) = link.on_closed(now);
-        self.on_ready(waiting);
-        for request in lost {
-            let Some(sent) = self.requests.remove(&request) else {
-                continue;
-            };
-            for partition in sent.partitions {
+        self.on_ready(lost.waiting);
+        for (request, partitions) in lost.requests {
+            for partition in partitions {
                 let reason = reason.to_owned();
                 let answer = Answer::Lost {
                     may_have_arrived,
@@ -241,21 +216,11 @@ impl Sender {
 
     /// Gives up what took too long: streams that do not answer, records that are too old.
     pub(super) fn on_tick(&mut self, now: Instant) {
-        let mut stalled = false;
-        for sent in self
-            .requests
-            .values_mut()
-            .filter(|sent| sent.at + STALL <= now)
-        {
-            stalled |= !std::mem::replace(&mut sent.suspected, true);
-        }
-        if stalled {
+        if self.links.has_stalled(now, STALL) {
             self.suspect();
         }
         let limit = self.settings.request_timeout + Duration::from_secs(2);
-        let late = self.requests.values().filter(|sent| sent.at + limit <= now);
-        let late: BTreeSet<u64> = late.map(|sent| sent.stream).collect();
-        for stream in late {
+        for stream in self.links.late_streams(now, limit) {
             self.effects.push(Effect::Close { stream });
             let reason = format!("the broker did not answer within {limit:?}");
             self.on_stream_closed(now, stream, true, &reason);
@@ -293,7 +258,10 @@ impl Sender {
             self.timers.remove(&(at, partition));
             self.enqueue(partition);
         }
-        self.leave_fenced(now, view);
+        for stream in self.links.streams_to_gone(view) {
+            self.effects.push(Effect::Close { stream });
+            self.on_stream_closed(now, stream, true, "the broker was fenced");
+        }
         let mut drafts: BTreeMap<NodeId, Draft> = BTreeMap::new();
         while let Some(partition) = self.queue.pop_front() {
             self.queued.remove(&partition);
@@ -301,21 +269,6 @@ impl Sender {
         }
         for draft in drafts.into_values() {
             self.send(now, draft);
-        }
-    }
-
-    /// Gives up streams to brokers that the cluster has given up. A host that vanished does not
-    /// close its connections, and its successor is known long before they time out.
-    fn leave_fenced(&mut self, now: Instant, view: &ClusterSnapshot) {
-        let gone = |node| view.brokers.get(node).is_none_or(|broker| broker.fenced);
-        let left = self
-            .links
-            .iter()
-            .filter(|(node, link)| link.in_flight() > 0 && gone(node));
-        let left: Vec<u64> = left.filter_map(|(_, link)| link.stream()).collect();
-        for stream in left {
-            self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream, true, "the broker was fenced");
         }
     }
 
@@ -336,11 +289,7 @@ impl Sender {
             return;
         };
         let node = broker.node_id;
-        let link = self
-            .links
-            .entry(node)
-            .or_insert_with(|| Link::new(self.settings.reconnect_backoff));
-        link.set_endpoint(&broker.endpoint);
+        let link = self.links.to(broker);
         if let Some(until) = link.down_until(now) {
             self.parked.insert(partition);
             self.timers.insert((until, partition));
@@ -363,12 +312,10 @@ impl Sender {
         if full && let Some(draft) = drafts.remove(&node) {
             self.send(now, draft);
         }
-        let next_request = &mut self.next_request;
-        let draft = drafts.entry(node).or_insert_with(|| {
-            let id = *next_request;
-            *next_request += 1;
-            Draft::new(id, node)
-        });
+        let links = &mut self.links;
+        let draft = drafts
+            .entry(node)
+            .or_insert_with(|| Draft::new(links.next_request(), node));
         if let Some(sender) = self.partitions.get_mut(&partition) {
             sender.on_sent(at, draft.id(), epoch);
         }
@@ -438,22 +385,14 @@ impl Sender {
     }
 
     fn send(&mut self, now: Instant, draft: Draft) {
-        let Some(link) = self.links.get_mut(&draft.node()) else {
+        let node = draft.node();
+        let (acks, timeout) = (self.settings.acks, self.settings.request_timeout);
+        let (partitions, request) = draft.finish(acks, timeout);
+        let sent = self.links.send(now, node, request.request_id, partitions);
+        // The draft was begun because there is a way to its broker.
+        let Some((stream, endpoint)) = sent else {
             return;
         };
-        let next_stream = &mut self.next_stream;
-        let (stream, endpoint) = link.send(draft.id(), || {
-            let stream = *next_stream;
-            *next_stream += 1;
-            stream
-        });
-        let (sent, request) = draft.finish(
-            now,
-            stream,
-            self.settings.acks,
-            self.settings.request_timeout,
-        );
-        self.requests.insert(request.request_id, sent);
         self.effects.push(Effect::Send {
             stream,
             endpoint,
@@ -474,7 +413,7 @@ impl Sender {
 
     /// Whether anything is on its way or waits to be.
     pub(super) fn is_busy(&self) -> bool {
-        !self.requests.is_empty() || self.partitions.values().any(|sender| !sender.is_empty())
+        self.links.is_busy() || self.partitions.values().any(|sender| !sender.is_empty())
     }
 
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use ottla_client::{
-    Client, ClientConfig, ClientError, ConsumerConfig, OffsetSpec, ProducerConfig, ProducerRecord,
-    StartPosition,
+    BrokerTarget, Client, ClientConfig, ClientError, ConsumerConfig, NewTopic, OffsetSpec,
+    ProducerConfig, ProducerRecord, StartPosition,
 };
 use ottla_model::{ErrorCode, NodeId, Offset, PartitionIndex};
 
@@ -76,6 +76,39 @@ async fn a_call_goes_to_the_next_broker_when_one_is_dead() {
     assert_eq!(described.topic.unwrap().name, "t");
     let error = admin.describe_topic("nope").await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
+}
+
+#[tokio::test]
+async fn a_dead_broker_does_not_keep_whoever_asks_about_it_waiting() {
+    let mut cluster = FakeCluster::with_topic(2, "t", 1);
+    let client = cluster.client().await;
+    cluster.kill(1);
+    let asked = client.admin();
+    let described = asked.describe_broker(BrokerTarget::Node(NodeId(1)));
+    // Far below the request timeout, which is what retrying would take.
+    let answer = tokio::time::timeout(Duration::from_secs(5), described).await;
+    let error = answer.expect("an answer at once").unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_count_of_zero_is_not_taken_for_the_default() {
+    let cluster = FakeCluster::with_topic(1, "t", 1);
+    let admin = cluster.client().await.admin();
+    let (no_partitions, no_replicas) = (
+        NewTopic {
+            partitions: Some(0),
+            ..NewTopic::new("u")
+        },
+        NewTopic {
+            replication_factor: Some(0),
+            ..NewTopic::new("u")
+        },
+    );
+    for topic in [no_partitions, no_replicas] {
+        let error = admin.create_topic(topic).await.unwrap_err();
+        assert!(matches!(error, ClientError::Config(_)), "{error}");
+    }
 }
 
 #[tokio::test]

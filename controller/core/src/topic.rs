@@ -115,6 +115,10 @@ pub(crate) fn find_topic<'a>(
 }
 
 fn check_name(image: &MetadataImage, name: &TopicName) -> Result<(), ApiError> {
+    if let Err(reserved) = name.check_not_reserved() {
+        let message = format!("topic {name} cannot be created: {reserved}");
+        return Err(ApiError::new(ErrorCode::InvalidTopic, message).in_field("name"));
+    }
     let Some(taken) = image.topics.colliding_with(name) else {
         return Ok(());
     };

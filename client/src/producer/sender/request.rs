@@ -1,23 +1,12 @@
-//! A request that is being put together, and what is remembered of it until it is answered.
+//! A request that is being put together.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_model::limits::PARTITIONS_PER_MESSAGE_MAX;
-use ottla_model::{Instant, LeaderEpoch, NodeId, TopicIdPartition};
+use ottla_model::{LeaderEpoch, NodeId, TopicIdPartition};
 use ottla_proto::v1;
-
-#[derive(Debug)]
-pub(super) struct SentRequest {
-    pub node: NodeId,
-    pub stream: u64,
-    pub at: Instant,
-    /// Whether its long wait was taken for a sign that the view is behind.
-    pub suspected: bool,
-    /// In the order of the request.
-    pub partitions: Vec<TopicIdPartition>,
-}
 
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -79,22 +68,14 @@ impl Draft {
         });
     }
 
+    /// The request, and the partitions in it, in its order.
     pub(super) fn finish(
         mut self,
-        now: Instant,
-        stream: u64,
         acks: v1::Acks,
         timeout: Duration,
-    ) -> (SentRequest, v1::ProduceRequest) {
+    ) -> (Vec<TopicIdPartition>, v1::ProduceRequest) {
         self.request.acks = acks.into();
         self.request.timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let sent = SentRequest {
-            node: self.node,
-            stream,
-            at: now,
-            suspected: false,
-            partitions: self.partitions,
-        };
-        (sent, self.request)
+        (self.partitions, self.request)
     }
 }

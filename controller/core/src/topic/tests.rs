@@ -41,6 +41,20 @@ fn alter(set: &[(&str, &str)], unset: &[&str]) -> Request {
 }
 
 #[test]
+fn names_that_ottla_keeps_for_itself_are_not_given_away() {
+    let mut fixture = Fixture::with_brokers(1);
+    let request = Request::CreateTopic(create("__mine"));
+    refused(
+        &mut fixture,
+        request,
+        ErrorCode::InvalidTopic,
+        "name",
+        "reserved",
+    );
+    assert!(fixture.image().topic_by_name("__mine").is_none());
+}
+
+#[test]
 fn a_topic_without_wishes_has_one_partition_and_up_to_three_replicas() {
     for (brokers, factor) in [(1, 1), (2, 2), (3, 3), (5, 3)] {
         let mut fixture = Fixture::with_brokers(brokers);
