@@ -3,6 +3,7 @@
 //! itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ottla_log::LogStore;
@@ -21,6 +22,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 pub struct DiskSpace {
     reserve_bytes: u64,
     room: watch::Sender<Room>,
+    /// What may still be admitted before the next measurement; each byte takes room in the journal
+    /// and in a segment.
+    admissible: AtomicI64,
 }
 
 /// How much room there is.
@@ -65,14 +69,19 @@ impl DiskSpace {
         DiskSpace {
             reserve_bytes,
             room: watch::channel(Room::Enough).0,
+            admissible: AtomicI64::new(i64::MAX),
         }
     }
 
-    /// Refuses producers while there is too little room.
-    pub fn check(&self) -> Result<(), ApiError> {
-        let (Room::Exhausted { free_bytes } | Room::Short { free_bytes }) = *self.room.borrow()
-        else {
-            return Ok(());
+    /// Refuses a producer's bytes while there is too little room, however long ago that was
+    /// measured.
+    pub fn admit(&self, bytes: usize) -> Result<(), ApiError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let left = self.admissible.fetch_sub(bytes, Ordering::Relaxed);
+        let free_bytes = match *self.room.borrow() {
+            Room::Exhausted { free_bytes } | Room::Short { free_bytes } => free_bytes,
+            Room::Enough if left < bytes => self.reserve_bytes,
+            Room::Enough => return Ok(()),
         };
         let message = format!(
             "the broker's disk is full: {free_bytes} bytes are free, and the last {} are kept in \
@@ -134,6 +143,9 @@ impl DiskSpace {
             }
             _ => {}
         }
+        let surplus = free_bytes.saturating_sub(reserve_bytes) / 2;
+        let admissible = i64::try_from(surplus).unwrap_or(i64::MAX);
+        self.admissible.store(admissible, Ordering::Relaxed);
         self.room.send_replace(now);
     }
 }
@@ -146,15 +158,25 @@ mod tests {
     fn below_the_reserve_nothing_is_taken_until_there_is_clearly_more() {
         let space = DiskSpace::new(800);
         space.measured(800, false);
-        assert_eq!(space.check(), Ok(()));
+        assert_eq!(space.admit(0), Ok(()));
         space.measured(799, false);
-        let refused = space.check().unwrap_err();
+        let refused = space.admit(0).unwrap_err();
         assert_eq!(refused.code, ErrorCode::DiskFull);
         assert!(refused.message.contains("799") && refused.message.contains("disk_reserve_bytes"));
         space.measured(899, false);
         assert!(space.is_short());
         space.measured(900, false);
-        assert_eq!(space.check(), Ok(()));
+        assert_eq!(space.admit(0), Ok(()));
+    }
+
+    #[test]
+    fn no_more_is_admitted_than_was_measured_to_fit() {
+        let space = DiskSpace::new(800);
+        space.measured(1_000, false);
+        assert_eq!(space.admit(100), Ok(()));
+        assert_eq!(space.admit(1).unwrap_err().code, ErrorCode::DiskFull);
+        space.measured(1_000, false);
+        assert_eq!(space.admit(1), Ok(()));
     }
 
     #[test]

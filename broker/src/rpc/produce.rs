@@ -95,7 +95,7 @@ async fn begin(
     let deadline = broker.clock.now() + timeout;
     let image = broker.image.current();
     for (index, part) in request.partitions.into_iter().enumerate() {
-        let room = broker.space.check();
+        let room = broker.space.admit(part.batch.len());
         match room.and_then(|()| accept(broker, &image, &part)) {
             Ok((replica, header)) => {
                 let input = ProduceInput {
