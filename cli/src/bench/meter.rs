@@ -8,6 +8,8 @@ use serde::Serialize;
 
 /// The longest latency told apart, in microseconds; longer ones count as this.
 const MICROS_MAX: u64 = 600_000_000;
+/// The shortest interval worth a line.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Significant digits: 0.1 %.
 const DIGITS: u8 = 3;
 
@@ -172,14 +174,15 @@ impl Meter {
         self.failure.as_deref()
     }
 
-    /// How many events were seen, the warm-up's included.
-    pub fn seen(&self) -> u64 {
-        self.warmed + self.all.records + self.all.failed
+    /// How many records did not fail, the warm-up's included.
+    pub fn succeeded(&self) -> u64 {
+        self.warmed + self.all.records
     }
 
-    /// What happened since the last call; `None` while the run warms up.
+    /// What happened since the last interval; `None` while the run warms up, and if too little
+    /// time has passed to tell a rate.
     pub fn interval(&mut self, now: Duration) -> Option<Stretch> {
-        if now <= self.lately_since {
+        if now < self.lately_since + INTERVAL_MIN {
             return None;
         }
         let mut stretch = self.lately.stretch(self.lately_since, now);
@@ -219,7 +222,7 @@ mod tests {
         let total = meter.total();
         assert_eq!((total.records, total.bytes), (1_100, 110_000));
         assert_eq!(total.seconds, 1.1);
-        assert_eq!(total.records_per_second, 1_000.0);
+        assert!((total.records_per_second - 1_000.0).abs() < 1e-6);
         let latency = total.latency.unwrap();
         assert!((latency.p50_ms - 450.0).abs() < 2.0, "{latency:?}");
         assert!((latency.max_ms - 1_000.0).abs() < 2.0, "{latency:?}");
@@ -235,7 +238,7 @@ mod tests {
         let total = meter.total();
         assert_eq!((total.records, total.failed, total.seconds), (1, 2, 2.0));
         assert_eq!(meter.failure(), Some("first"));
-        assert_eq!(meter.seen(), 4);
+        assert_eq!(meter.succeeded(), 2);
     }
 
     #[test]

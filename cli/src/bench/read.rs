@@ -177,7 +177,7 @@ pub async fn follow(
                 last = now;
             }
         }
-        let seen = meter.seen();
+        let seen = meter.succeeded();
         drop(meter);
         if shared.stop.load(Ordering::Relaxed) || seen >= tail.written.load(Ordering::Acquire) {
             return Ok(());

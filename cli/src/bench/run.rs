@@ -109,8 +109,7 @@ pub async fn latency(scene: &Scene, writing: &Writing) -> anyhow::Result<Report>
     let work = async {
         let written = writers.finish().await;
         // Only what was surely written must come.
-        let meter = &meters.acknowledged;
-        let acknowledged = meter.lock().seen() - meter.lock().total().failed;
+        let acknowledged = meters.acknowledged.lock().succeeded();
         tail.written.store(acknowledged, Ordering::Release);
         written.and(following.finish().await)
     };
