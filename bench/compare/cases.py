@@ -29,7 +29,7 @@ def produce(run, system):
         topic = f"p{record_bytes}-{batch_bytes}"
         system.create_topic(topic, 12)
         # An unmeasured first go, for what warms up: a JVM, files, caches.
-        system.produce(topic, record_bytes, duration=run.seconds(5), batch_bytes=batch_bytes)
+        system.produce(topic, record_bytes, duration=run.seconds(10), batch_bytes=batch_bytes)
         result = system.produce(topic, record_bytes, duration=run.seconds(20),
                                 warmup=run.seconds(5), batch_bytes=batch_bytes)
         result["bytes_in"] = result["sent"] * record_bytes
@@ -71,7 +71,7 @@ def partitions(run, system):
 def simple_produce(run, system, case, count):
     topic = f"produce-{count}"
     system.create_topic(topic, count)
-    system.produce(topic, KIB, duration=run.seconds(5))
+    system.produce(topic, KIB, duration=run.seconds(10))
     result = system.produce(topic, KIB, duration=run.seconds(20), warmup=run.seconds(5))
     result["bytes_in"] = result["sent"] * KIB
     run.record(case, result)

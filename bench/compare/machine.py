@@ -65,8 +65,8 @@ def description():
             model = line.partition(":")[2].strip()
             break
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return (f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, one disk, "
-            f"{platform.system()} {platform.release()}")
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, one disk, {platform.system()} {kernel}"
 
 
 # System calls that wait for the disk, by machine: fsync, fdatasync, and the number that marks the

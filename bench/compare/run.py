@@ -33,7 +33,7 @@ class Run:
     def __init__(self, options, results):
         self.quick = options.quick
         self.results = results
-        self.rows = []
+        self.rows = earlier(options, results)
         self.round = 0
         self.system = None
         self.group = None
@@ -64,6 +64,17 @@ class Run:
         document = {"quick": self.quick, "machine": machine.description(), "versions": versions(),
                     "taken": time.strftime("%Y-%m-%d"), "rows": self.rows}
         self.results.write_text(json.dumps(document, indent=1))
+
+
+def earlier(options, results):
+    """With --add: what the last run measured in groups that this one leaves alone."""
+    if not options.add or not results.exists():
+        return []
+    document = json.loads(results.read_text())
+    if document["quick"] != options.quick:
+        sys.exit("the last run was of another size; --quick must be as it was then")
+    return [row for row in document["rows"]
+            if row["group"] not in options.only or row["system"] not in options.systems]
 
 
 def dig(row, path):
@@ -120,6 +131,8 @@ def arguments():
                         help="a quarter of the time and a sixteenth of the data")
     parser.add_argument("--only", default=",".join(GROUPS),
                         help=f"which groups, of {', '.join(GROUPS)}")
+    parser.add_argument("--add", action="store_true",
+                        help="keep what the last run measured in other groups")
     parser.add_argument("--systems", default=",".join(ALL), help="which systems")
     parser.add_argument("--data", type=Path, default=ROOT / "target" / "compare")
     parser.add_argument("--ottla", type=Path, default=ROOT / "target" / "release" / "ottla")

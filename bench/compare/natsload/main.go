@@ -167,7 +167,8 @@ func (l *load) write(js jetstream.JetStream, topic string) error {
 		}
 		stream := int(n) % l.streams
 		// With too many messages in flight this waits for one of them.
-		future, err := js.PublishAsync(subject(topic, stream), value)
+		future, err := js.PublishAsync(subject(topic, stream), value,
+			jetstream.WithStallWait(patience))
 		if err != nil {
 			outcome = err
 			break

@@ -93,7 +93,7 @@ fn pace(clock: Clock, schedule: Schedule, end: Duration, stop: &AtomicBool, shar
     loop {
         let now = clock.now();
         let over = now >= end || stop.load(Ordering::Relaxed);
-        let count = schedule.due_by(now.min(end));
+        let count = schedule.due_within(now, end);
         shared.due.store(count, Ordering::Release);
         if over || shared.dropped.load(Ordering::Acquire) {
             shared.ended.store(true, Ordering::Release);

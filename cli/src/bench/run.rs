@@ -68,7 +68,7 @@ pub async fn produce(scene: &Scene, writing: &Writing) -> anyhow::Result<Report>
     let mut workers = Workers::new();
     add_writers(&mut workers, scene, writing, &meters, None)?;
     let (clock, running) = workers.start().await?;
-    let intervals = watch(scene, clock, &meters, running.finish()).await?;
+    let intervals = watch(scene, clock, &meters, running.finish(&scene.stop)).await?;
     Ok(meters.report("produce", scene.settings.clone(), intervals))
 }
 
@@ -84,7 +84,7 @@ pub async fn consume(scene: &Scene) -> anyhow::Result<Report> {
         })?;
     }
     let (clock, running) = workers.start().await?;
-    let intervals = watch(scene, clock, &meters, running.finish()).await?;
+    let intervals = watch(scene, clock, &meters, running.finish(&scene.stop)).await?;
     Ok(meters.report("consume", scene.settings.clone(), intervals))
 }
 
@@ -107,11 +107,11 @@ pub async fn latency(scene: &Scene, writing: &Writing) -> anyhow::Result<Report>
     let (clock, mut following) = workers.start().await?;
     let writers = following.split_off(scene.settings.consumers);
     let work = async {
-        let written = writers.finish().await;
+        let written = writers.finish(&scene.stop).await;
         // Only what was surely written must come.
         let acknowledged = meters.acknowledged.lock().succeeded();
         tail.written.store(acknowledged, Ordering::Release);
-        written.and(following.finish().await)
+        written.and(following.finish(&scene.stop).await)
     };
     let intervals = watch(scene, clock, &meters, work).await?;
     Ok(meters.report("latency", scene.settings.clone(), intervals))
@@ -164,11 +164,7 @@ async fn watch(
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
-            done = &mut work => {
-                // Whoever still works stops, too.
-                scene.stop.store(true, Ordering::Relaxed);
-                return done.map(|()| intervals);
-            }
+            done = &mut work => return done.map(|()| intervals),
             _ = ticks.tick() => {
                 let now = clock.now();
                 let of = |asked: u32, meter: &Mutex<Meter>| {

@@ -37,8 +37,14 @@ impl Schedule {
         Duration::from_secs_f64(overall as f64 / self.rate)
     }
 
+    /// How many of this writer's records are due by then in a run of that length. What would be
+    /// due at its very end is outside of it, so that the rate times the length is what is sent.
+    pub fn due_within(&self, elapsed: Duration, length: Duration) -> u64 {
+        self.due_by(elapsed.min(length.saturating_sub(Duration::from_nanos(1))))
+    }
+
     /// How many of this writer's records are due by then.
-    pub fn due_by(&self, elapsed: Duration) -> u64 {
+    fn due_by(&self, elapsed: Duration) -> u64 {
         let overall = elapsed.as_secs_f64() * self.rate - f64::from(self.writer);
         if overall < 0.0 {
             return 0;
@@ -75,6 +81,15 @@ mod tests {
         let schedule = Schedule::new(500.0, 1, 0);
         assert_eq!(schedule.due_by(Duration::from_secs(2)), 1_001);
         assert_eq!(schedule.due(500), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_run_sends_its_rate_times_its_length() {
+        let schedule = Schedule::new(1_000.0, 1, 0);
+        let length = Duration::from_secs(3);
+        assert_eq!(schedule.due_within(Duration::from_secs(1), length), 1_001);
+        assert_eq!(schedule.due_within(length, length), 3_000);
+        assert_eq!(schedule.due_within(Duration::MAX, length), 3_000);
     }
 
     #[test]

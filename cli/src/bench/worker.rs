@@ -1,8 +1,11 @@
 //! Clients on threads of their own, so that one does not slow another, let off together.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
@@ -91,7 +94,7 @@ impl Workers {
         let running = Running { running };
         if waiting > 0 {
             drop(start);
-            running.finish().await?;
+            running.finish(&AtomicBool::new(false)).await?;
             bail!("a client ended before the run began");
         }
         let clock = Clock::start();
@@ -115,12 +118,17 @@ impl Running {
         }
     }
 
-    /// Waits for all of them; the first failure is returned.
-    pub async fn finish(self) -> anyhow::Result<()> {
+    /// Waits for all of them. The first failure is returned, and sets `stop`, so that the others
+    /// do not go on for nothing.
+    pub async fn finish(self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let mut running: FuturesUnordered<_> = self.running.into_iter().collect();
         let mut outcome = Ok(());
-        for worker in self.running {
-            let result = worker.await.context("a client's thread ended early");
+        while let Some(result) = running.next().await {
+            let result = result.context("a client's thread ended early");
             outcome = outcome.and(result.and_then(|result| result));
+            if outcome.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
         outcome
     }
@@ -145,9 +153,12 @@ mod tests {
         }
         let (_, mut running) = workers.start().await.unwrap();
         let rest = running.split_off(1);
-        assert!(running.finish().await.is_ok());
-        let error = rest.finish().await.unwrap_err();
+        let stop = AtomicBool::new(false);
+        assert!(running.finish(&stop).await.is_ok());
+        assert!(!stop.load(Ordering::Relaxed));
+        let error = rest.finish(&stop).await.unwrap_err();
         assert_eq!(error.to_string(), "number 1");
+        assert!(stop.load(Ordering::Relaxed));
     }
 
     #[tokio::test]
