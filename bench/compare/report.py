@@ -143,23 +143,32 @@ class Target:
         self.what, self.value, self.bound = what, value, bound
         self.at_least, self.unit = at_least, unit
 
-    def row(self):
+    def row(self, judged):
         sign = "≥" if self.at_least else "≤"
         bound = f"{sign} {self.bound:.3g}{self.unit}"
         if self.value is None:
             return f"| {self.what} | {bound} | not measured | |"
         met = self.value >= self.bound if self.at_least else self.value <= self.bound
-        # A sign that the comparison fails for must not be hidden by rounding.
-        return f"| {self.what} | {bound} | {self.value:.3g}{self.unit} | {'met' if met else 'missed'} |"
+        verdict = ("met" if met else "missed") if judged else ""
+        return f"| {self.what} | {bound} | {self.value:.3g}{self.unit} | {verdict} |"
 
 
 def ratio(over, under):
     return over / under if over is not None and under else None
 
 
+# Kafka's own performance test of the same case.
+OWN_TESTS = {"produce 1 KiB": "its own producer test, 1 KiB",
+             "consume, warm, 1": "its own consumer test"}
+
+
 def targets(results):
     def against_kafka(case, of):
-        return ratio(results.median("ottla", case, of), results.median("kafka", case, of))
+        """Where Kafka's own test did better than the common load, it is what counts."""
+        theirs = [results.median("kafka", name, of) for name in (case, OWN_TESTS.get(case))]
+        theirs = [value for value in theirs if value is not None]
+        best = min if of is cpu_per_gb else max
+        return ratio(results.median("ottla", case, of), best(theirs, default=None))
 
     throughput = acknowledged("mb_per_second")
     for case in ("produce 1 KiB", "produce 100 B"):
@@ -210,7 +219,8 @@ Ottla syncs before it acknowledges; Kafka {kafka} (KRaft, three combined nodes, 
 NATS JetStream {nats} (a stream of three replicas stands for a partition; no batches of a producer's,
 4,000 messages in flight) do not. Each system is driven through its own client with the same
 schedule and the same payloads (`ottla bench`, `KafkaLoad.java`, `natsload`), so the load costs
-CPU time on the same cores: Kafka's client costs the most. Its own performance tools stand beside.
+CPU time on the same cores, a JVM's the most. Kafka's own performance tests stand beside, and count
+where they do better.
 One system runs at a time; the systems take turns within each round. CPU seconds are user and
 system time of the three servers until a second after the load, with the load's warm-up. Latency
 counts from the moment a record was due. `syncs left out` is the same program with a system call
@@ -235,15 +245,16 @@ def section(results, note, images):
     rounds = results.rounds()
     parts = ["## Against Kafka and NATS JetStream", note] if note else [
         "## Against Kafka and NATS JetStream"]
+    spread = f"Medians of {rounds} rounds, the range in parentheses." if rounds > 1 else "One round."
     quick = " --quick" if document["quick"] else ""
     parts.append(f"`bench/compare/run.py{quick} --rounds {rounds}` at {document['versions']['ottla']}, "
-                 f"{document['taken']}, on {document['machine']}. Medians of {rounds} "
-                 f"round{'s' if rounds > 1 else ''}, the range in parentheses. {surroundings(results)}")
+                 f"{document['taken']}, on {document['machine']}. {spread} "
+                 f"{surroundings(results)}")
     if document["quick"]:
-        parts.append("A quick run: a quarter of the time and a sixteenth of the data that the cases "
-                     "name. It shows that all works; it compares little.")
+        parts.append("A quick run: a quarter of the time, and a sixteenth of the data and of the idle "
+                     "partitions that the cases name. It shows that all works and judges nothing.")
     parts.append(METHOD.format(**document["versions"]))
-    rows = [target.row() for target in targets(results)]
+    rows = [target.row(judged=not document["quick"]) for target in targets(results)]
     parts.append("\n".join(["| target | bound | measured | |", "|---|---|---|---|", *rows]))
     parts += [f"![{alt}](img/{name})" for alt, name in images]
     parts += list(tables(results))
