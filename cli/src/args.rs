@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    broker, cluster, completion, consume, dev, drill, log, produce, quorum, server, topic,
+    bench, broker, cluster, completion, consume, dev, drill, log, produce, quorum, server, topic,
 };
 use crate::duration;
 use crate::output::OutputFormat;
@@ -54,6 +54,9 @@ pub enum Command {
     /// Kill something on purpose and measure what users felt
     #[command(subcommand)]
     Drill(drill::DrillCommand),
+    /// Measure how much a cluster takes, and how soon it acknowledges
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Look into the files of a stopped node
     #[command(subcommand)]
     Log(log::LogCommand),

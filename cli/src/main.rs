@@ -2,6 +2,7 @@
 //! and turns its outcome into one line and an exit code.
 
 mod args;
+mod bench;
 mod cmd;
 mod config;
 mod dev;
@@ -91,6 +92,7 @@ async fn run(command: Command) -> CommandResult {
         Command::Quorum(command) => cmd::quorum::run(command).await,
         Command::Cluster(command) => cmd::cluster::run(command).await,
         Command::Drill(command) => cmd::drill::run(command).await,
+        Command::Bench(command) => cmd::bench::run(command).await,
         Command::Log(command) => cmd::log::run(&command),
         Command::Completion(args) => cmd::completion::run(&args),
     }

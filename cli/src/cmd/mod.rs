@@ -1,5 +1,6 @@
 //! The commands, one file each: their options, what they ask, and what they print.
 
+pub mod bench;
 pub mod broker;
 pub mod cluster;
 pub mod completion;

@@ -66,7 +66,7 @@ pub struct ProduceArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum AcksArg {
+pub enum AcksArg {
     #[value(alias = "-1")]
     All,
     #[value(alias = "1")]

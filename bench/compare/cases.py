@@ -1,0 +1,208 @@
+"""What is measured, case by case. Each function runs on one system, in one round; the rounds of all
+systems are interleaved by `run.py`."""
+
+import threading
+import time
+
+import machine
+from systems import NODES
+
+KIB, MB, MIB, GIB = 1024, 10**6, 2**20, 2**30
+# Under the most that a record batch may have by default, so that every system takes it.
+LARGE_BATCH = 1_000_000
+
+# Name, record bytes, batch bytes.
+PRODUCE = [("produce 1 KiB", KIB, 128 * KIB), ("produce 100 B", 100, 128 * KIB),
+           ("produce 1 KiB, 1 MB batches", KIB, LARGE_BATCH)]
+PEAKS = ("produce 1 KiB", "its own producer test, 1 KiB")
+LOADS = [(0.3, "latency at 30 %"), (0.6, "latency at 60 %")]
+TAIL_RATE = 5_000
+
+
+def produce(run, system):
+    """As much as goes, 12 partitions; memory before and after."""
+    time.sleep(2)
+    run.record("idle", {"resident_mib": system.resident_mib()})
+    for case, record_bytes, batch_bytes in PRODUCE:
+        if system.name == "nats" and batch_bytes == LARGE_BATCH:
+            continue
+        topic = f"p{record_bytes}-{batch_bytes}"
+        system.create_topic(topic, 12)
+        # An unmeasured first go, for what warms up: a JVM, files, caches.
+        system.produce(topic, record_bytes, duration=run.seconds(10), batch_bytes=batch_bytes)
+        result = system.produce(topic, record_bytes, duration=run.seconds(20),
+                                warmup=run.seconds(5), batch_bytes=batch_bytes)
+        result["bytes_in"] = result["sent"] * record_bytes
+        run.record(case, result)
+    if hasattr(system, "own_produce"):
+        records = run.scaled(1_000_000)
+        result = system.own_produce(f"p{KIB}-{128 * KIB}", KIB, records)
+        result["bytes_in"] = records * KIB
+        run.record("its own producer test, 1 KiB", result)
+
+
+def latency(run, system):
+    """A fixed rate, from the schedule: parts of Kafka's peak in this run."""
+    peaks = [run.median("kafka", case, "acknowledged", "records_per_second") for case in PEAKS]
+    peak = max((peak for peak in peaks if peak is not None), default=None)
+    if peak is None:
+        raise RuntimeError("Kafka's peak is not known; run the group 'produce' first")
+    system.create_topic("latency", 12)
+    system.latency("latency", KIB, peak * 0.3, run.seconds(10), run.seconds(2))
+    for part, case in LOADS:
+        result = system.latency("latency", KIB, peak * part, run.seconds(30), run.seconds(5))
+        result["rate"] = peak * part
+        run.record(case, result)
+
+
+def sync(run, system):
+    """The price of the sync."""
+    if system.name != "kafka-synced":
+        simple_produce(run, system, "sync, 12 partitions", 12)
+    if system.name in ("ottla", "kafka-synced"):
+        simple_produce(run, system, "sync, 1,000 partitions", 1_000)
+
+
+def partitions(run, system):
+    """The same load over more and more partitions."""
+    for count in (10, 1_000) if run.quick else (10, 1_000, 10_000):
+        simple_produce(run, system, f"{count:,} partitions", count)
+
+
+def simple_produce(run, system, case, count):
+    topic = f"produce-{count}"
+    system.create_topic(topic, count)
+    system.produce(topic, KIB, duration=run.seconds(10))
+    result = system.produce(topic, KIB, duration=run.seconds(20), warmup=run.seconds(5))
+    result["bytes_in"] = result["sent"] * KIB
+    run.record(case, result)
+
+
+def consume(run, system):
+    """Reading what is there, from the disk and from memory, with one consumer and with four."""
+    records = run.scaled(4 * GIB // KIB)
+    system.create_topic("consume", 12)
+    system.produce("consume", KIB, records=records)
+    for consumers in (1,) if system.name == "nats" else (1, 4):
+        for case in ("cold", "warm"):
+            if case == "cold":
+                machine.evict(system.folder)
+            result = system.consume("consume", consumers=consumers)
+            result["bytes_in"] = records * KIB
+            run.record(f"consume, {case}, {consumers}", result)
+    if hasattr(system, "own_consume"):
+        result = system.own_consume("consume", records)
+        result["bytes_in"] = records * KIB
+        run.record("its own consumer test", result)
+
+
+def in_background(work):
+    """Runs something beside; gives a function that waits for its result."""
+    outcome = {}
+
+    def run():
+        try:
+            outcome["result"] = work()
+        except Exception as error:  # pylint: disable=broad-except
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def wait():
+        thread.join()
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    return wait
+
+
+def restart(run, system):
+    """kill -9 under load, and how long until the node serves again."""
+    node = system.nodes[1]
+    system.kill(node)
+    run.record("restart, empty", {"seconds": system.seconds_to_serving(node)})
+    system.create_topic("restart", 12)
+    system.produce("restart", KIB, records=run.scaled(GIB // KIB))
+    kill_under_load(run, system, node, "restart, 1 GB")
+    # Twelve are there already.
+    system.create_topic("many", 2_038)
+    kill_under_load(run, system, node, "restart, 1 GB and 2,050 partitions")
+
+
+def kill_under_load(run, system, node, case):
+    load = in_background(lambda: system.load_for_restart("restart", run.seconds(10)))
+    time.sleep(run.seconds(4))
+    system.kill(node)
+    run.record(case, {"seconds": system.seconds_to_serving(node)})
+    load()
+
+
+def restart_large(run, system):
+    """10 GiB on one node, killed with kill -9."""
+    system.create_topic("restart", 12)
+    system.produce("restart", KIB, records=run.scaled(10 * GIB // KIB))
+    system.kill(system.nodes[0])
+    machine.evict(system.folder)
+    seconds = system.seconds_to_serving(system.nodes[0])
+    run.record("restart, 10 GiB", {"seconds": seconds})
+
+
+def start(run, system):
+    """A node that holds nothing: a cluster of one, killed with kill -9 and started again."""
+    system.kill(system.nodes[0])
+    seconds = system.seconds_to_serving(system.nodes[0])
+    run.record("start", {"seconds": seconds})
+
+
+def idle_partitions(run, system):
+    """Many partitions that nobody uses, on one node."""
+    count = run.scaled(50_000)
+    for topic in range(5):
+        system.create_topic(f"idle-{topic}", count // 5)
+    system.kill(system.nodes[0])
+    seconds = system.seconds_to_serving(system.nodes[0])
+    time.sleep(2)
+    run.record("50,000 idle partitions",
+               {"seconds": seconds, "resident_mib": system.resident_mib()})
+
+
+def tail(run, system):
+    """Latency at the tail while somebody reads what is long written."""
+    records = run.scaled(4 * GIB // KIB)
+    for topic in ("old", "new"):
+        system.create_topic(topic, 12)
+    system.produce("old", KIB, records=records)
+    system.latency("new", KIB, TAIL_RATE, run.seconds(5), run.seconds(2))
+    alone = system.latency("new", KIB, TAIL_RATE, run.seconds(20), run.seconds(5))
+    run.record("tail alone", alone)
+    machine.evict(system.folder)
+    reading = in_background(lambda: read_again_until_stopped(run, system))
+    beside = system.latency("new", KIB, TAIL_RATE, run.seconds(20), run.seconds(5))
+    run.reading = False
+    reading()
+    run.record("tail beside a cold reader", beside)
+
+
+def read_again_until_stopped(run, system):
+    """Reads the old topic from the disk, again if that took less time than the measurement."""
+    run.reading = True
+    while run.reading:
+        system.consume("old")
+        machine.evict(system.folder)
+
+
+# Name: the case, the systems in the order of their turns, and how many nodes.
+GROUPS = {
+    "produce": (produce, ("kafka", "ottla", "nats"), NODES),
+    "latency": (latency, ("kafka", "ottla", "nats"), NODES),
+    "sync": (sync, ("ottla", "ottla-unsynced", "kafka-synced"), NODES),
+    "partitions": (partitions, ("ottla",), NODES),
+    "consume": (consume, ("kafka", "ottla", "nats"), NODES),
+    "tail": (tail, ("kafka", "ottla"), NODES),
+    "start": (start, ("kafka", "ottla"), 1),
+    "restart": (restart, ("kafka", "ottla"), NODES),
+    "restart-large": (restart_large, ("kafka", "ottla"), 1),
+    "idle": (idle_partitions, ("ottla",), 1),
+}

@@ -1,0 +1,92 @@
+//! What records hold: letters that do not repeat soon, and in front of them, where the end-to-end
+//! time is measured, the run and the moment at which the record was due. Pure.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// What the run and the moment take.
+pub const STAMP_BYTES: usize = 16;
+/// How many bytes of letters there are beyond one record's; slices of them fill the records.
+const POOL_BYTES: usize = 1 << 20;
+const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+
+/// Makes values of one size.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    pool: Bytes,
+    size: usize,
+    next: usize,
+}
+
+impl Payload {
+    /// Values of this size; the same seed makes the same values.
+    pub fn new(size: usize, seed: u64) -> Payload {
+        let mut state = seed | 1;
+        let mut letter = || {
+            // xorshift64: quick, and good enough to be incompressible beyond its 6 bits a byte.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            LETTERS[(state >> 58) as usize]
+        };
+        let pool: Vec<u8> = (0..POOL_BYTES + size).map(|_| letter()).collect();
+        Payload {
+            pool: Bytes::from(pool),
+            size,
+            next: 0,
+        }
+    }
+
+    /// The next value; its bytes are shared, not copied.
+    pub fn value(&mut self) -> Bytes {
+        let from = self.next;
+        // A step that has no factor in common with the pool visits every position.
+        self.next = (self.next + 4_099) % POOL_BYTES;
+        self.pool.slice(from..from + self.size)
+    }
+
+    /// The next value with a stamp in front, as large as the others but never smaller than the
+    /// stamp.
+    pub fn stamped(&mut self, run: u64, due: Duration) -> Bytes {
+        let rest = self.value();
+        let mut value = BytesMut::with_capacity(self.size.max(STAMP_BYTES));
+        value.put_u64(run);
+        value.put_u64(u64::try_from(due.as_nanos()).unwrap_or(u64::MAX));
+        value.put_slice(rest.get(STAMP_BYTES..).unwrap_or_default());
+        value.freeze()
+    }
+}
+
+/// When a value of this run was due; `None` if it is no value of this run.
+pub fn stamp(run: u64, value: &[u8]) -> Option<Duration> {
+    let (theirs, rest) = value.split_first_chunk::<8>()?;
+    let (due, _) = rest.split_first_chunk::<8>()?;
+    (u64::from_be_bytes(*theirs) == run).then(|| Duration::from_nanos(u64::from_be_bytes(*due)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_their_size_and_differ() {
+        let mut payload = Payload::new(100, 7);
+        let (a, b) = (payload.value(), payload.value());
+        assert_eq!((a.len(), b.len()), (100, 100));
+        assert_ne!(a, b);
+        assert_eq!(Payload::new(100, 7).value(), a);
+        assert_eq!(Payload::new(0, 7).value(), Bytes::new());
+    }
+
+    #[test]
+    fn a_stamp_is_read_back_only_by_its_own_run() {
+        let due = Duration::from_micros(1_234_567);
+        let value = Payload::new(100, 7).stamped(42, due);
+        assert_eq!(value.len(), 100);
+        assert_eq!(stamp(42, &value), Some(due));
+        assert_eq!(stamp(43, &value), None);
+        assert_eq!(stamp(42, b"short"), None);
+        assert_eq!(Payload::new(0, 7).stamped(42, due).len(), STAMP_BYTES);
+    }
+}
