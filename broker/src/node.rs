@@ -34,7 +34,10 @@ use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{AdminRpc, ClusterRpc, LogRpc, ProbeIdentity, ReplicaRpc};
 use crate::watcher::Watcher;
 
-use ottla_model::limits::{CLIENT_MESSAGE_BYTES_MAX, INTERNAL_MESSAGE_BYTES_MAX};
+use ottla_model::limits::{
+    ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
+    INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
+};
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.
@@ -66,7 +69,7 @@ impl BrokerNode {
         let tasks = Arc::new(Mutex::new(Vec::new()));
         let (health, service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
-        routes.add_service(service);
+        routes.add_service(service.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX));
         let identity = ProbeIdentity {
             node_id: config.node_id,
             incarnation: Some(config.incarnation),
@@ -114,10 +117,14 @@ impl BrokerNode {
     pub fn client_routes(&self) -> Routes {
         let mut routes = self.health_routes.lock().take().unwrap_or_default();
         let cell = &self.cell;
+        let admin = AdminServiceServer::new(AdminRpc(cell.clone()))
+            .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX);
+        let cluster = ClusterServiceServer::new(ClusterRpc(cell.clone()))
+            .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX);
         routes
             .add_service(self.log_service())
-            .add_service(AdminServiceServer::new(AdminRpc(cell.clone())))
-            .add_service(ClusterServiceServer::new(ClusterRpc(cell.clone())));
+            .add_service(admin)
+            .add_service(cluster);
         add_reflection(&mut routes);
         routes.routes()
     }
@@ -193,16 +200,19 @@ impl BrokerNode {
     }
 }
 
-/// Reflection in both versions: older tools speak only the first.
+/// Reflection of what clients may call, in both versions: older tools speak only the first.
 pub fn add_reflection(routes: &mut RoutesBuilder) {
     let builder = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(ottla_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(ottla_proto::CLIENT_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(ottla_proto::ERROR_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // The descriptors are our own and were checked when they were compiled.
     if let (Ok(v1), Ok(v1alpha)) = (builder().build_v1(), builder().build_v1alpha()) {
-        routes.add_service(v1).add_service(v1alpha);
+        routes
+            .add_service(v1.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX))
+            .add_service(v1alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX));
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
+use ottla_model::batch::joined;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX};
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
@@ -316,15 +317,4 @@ pub async fn read_log(
             }
         }
     }
-}
-
-fn joined(batches: Vec<Bytes>) -> Bytes {
-    if batches.len() <= 1 {
-        return batches.into_iter().next().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
-    batches
-        .iter()
-        .for_each(|batch| all.extend_from_slice(batch));
-    all.freeze()
 }
