@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use openraft::vote::RaftLeaderId as _;
 use ottla_log::{Disk, SimDisk};
 use ottla_metadata::{ClusterCreated, Endpoint, MetadataBatch, MetadataRecord, TopicCreated};
 use ottla_model::name::TopicName;
@@ -197,5 +198,56 @@ fn a_sync_that_fails_stops_the_node_with_the_reason() {
         let fatal = fatal.unwrap().clone();
         assert!(matches!(fatal, Some(FatalError::Consensus(_))), "{fatal:?}");
         assert!(!running.quorum.status().borrow().is_leader);
+    });
+}
+
+/// A vote of a term that is far ahead, in the name of a controller, which no lease holds up.
+fn vote_of(candidate: u64, term: u64) -> types::VoteRequest {
+    let leader = openraft::impls::leader_id_std::LeaderId::new(term, candidate);
+    types::VoteRequest {
+        vote: types::Vote {
+            leader_id: leader,
+            committed: false,
+        },
+        last_log_id: None,
+        leadership_transfer: true,
+    }
+}
+
+#[test]
+fn a_damaged_or_false_vote_under_a_good_envelope_changes_no_term() {
+    use ottla_proto::v1::raft_service_server::RaftService as _;
+    runtime().block_on(async {
+        let node = Node::new();
+        let running = node.start().await;
+        running.lead().await;
+        let before = running.quorum.status().borrow().term;
+        let handler = running.quorum.handler();
+        let good = wire::encode(&vote_of(1, 70)).unwrap();
+        let mut bodies = vec![
+            bytes::Bytes::new(),
+            bytes::Bytes::from(postcard::to_stdvec(&vote_of(1, 70)).unwrap()),
+            [&good[..], &[0]].concat().into(),
+            wire::encode(&(vote_of(1, 70), 7u8)).unwrap(),
+            wire::encode(&vote_of(2, 70)).unwrap(),
+            wire::encode(&vote_of(1, u64::MAX)).unwrap(),
+        ];
+        bodies.extend((0..good.len()).map(|end| good.slice(..end)));
+        bodies.extend((0..good.len() * 8).map(|bit| {
+            let mut flipped = good.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped.into()
+        }));
+        for body in bodies {
+            let request = ottla_proto::v1::VoteRequest {
+                envelope: Some(running.quorum.member.guard.envelope(NodeId(1))),
+                body: body.clone(),
+            };
+            let refused = handler.vote(tonic::Request::new(request)).await;
+            let status = refused.expect_err("a refusal");
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{body:?}");
+            assert_eq!(running.quorum.status().borrow().term, before, "{body:?}");
+        }
+        running.quorum.shutdown().await;
     });
 }
