@@ -3,13 +3,11 @@
 //! `ottla-broker-core`.
 
 pub mod broker;
-mod clock;
 mod config;
 mod controllers;
 pub mod identity;
 mod image;
 mod isr;
-pub mod listener;
 mod manager;
 mod net;
 mod node;

@@ -21,7 +21,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
-use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::image::ImageStore;
@@ -38,6 +37,7 @@ use ottla_model::limits::{
     ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
     INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
 };
+use ottla_shell::Clock;
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_broker::identity::BrokerIdentity;
-use ottla_broker::listener::{self, PortLimits, PortPurpose};
 use ottla_broker::{BrokerConfig, BrokerNode};
 use ottla_controller::{ControllerNode, ControllerNodeConfig, Voter};
 use ottla_metadata::Endpoint;
 use ottla_model::{IncarnationId, limits};
+use ottla_shell::listener::{self, PortLimits, PortPurpose};
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
