@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ottla_log::{LogStore, RealDisk, StoreConfig};
-use ottla_model::{BrokerEpoch, ErrorCode};
+use ottla_model::{BrokerEpoch, ClusterId, ErrorCode};
 use ottla_proto::v1::admin_service_server::AdminServiceServer;
 use ottla_proto::v1::cluster_service_server::ClusterServiceServer;
 use ottla_proto::v1::log_service_server::LogServiceServer;
@@ -37,7 +37,7 @@ use ottla_model::limits::{
     ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
     INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
 };
-use ottla_shell::Clock;
+use ottla_shell::{Clock, told};
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.
@@ -144,6 +144,11 @@ impl BrokerNode {
         );
     }
 
+    /// The cluster that the broker's directory belonged to when it started.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.config.identity.cluster_id
+    }
+
     /// Whether the logs are recovered.
     pub fn recovered(&self) -> watch::Receiver<bool> {
         self.recovered.clone()
@@ -245,7 +250,7 @@ impl Starter {
         let config = &self.config;
         let dir = &config.data_dir;
         std::fs::create_dir_all(dir)
-            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+            .map_err(|error| format!("cannot create {}: {}", dir.display(), told(&error)))?;
         let manager_cell: Arc<OnceLock<Arc<ReplicaManager>>> = Arc::new(OnceLock::new());
         let store = self.open_store(&manager_cell)?;
         // Set once, by this thread.
@@ -314,7 +319,7 @@ impl Starter {
         let failed = Arc::new(move |error: ottla_log::LogError| {
             fatal(format!(
                 "the storage failed, and this node stops acknowledging: {}",
-                chain(&error)
+                told(&error)
             ));
         });
         let dir = self.config.data_dir.join("log");
@@ -324,7 +329,7 @@ impl Starter {
                 format!(
                     "cannot open the logs in {}: {}",
                     dir.display(),
-                    chain(&error)
+                    told(&error)
                 )
             })
     }

@@ -76,13 +76,14 @@ async fn serve(config: NodeConfig) -> CommandResult {
     };
     info!(%id, state = ?node.state(), "node started");
     let failed = node.wait_failed();
-    let outcome = tokio::select! {
-        reason = failed => Err(CommandError::from(anyhow::anyhow!("node {id} failed: {reason}"))),
-        signal = stop.wait() => {
-            info!(%id, signal, "stopping");
-            Ok(())
+    tokio::select! {
+        reason = failed => {
+            // A node that cannot go on hands nothing over: its closed connections say that it is
+            // gone, and the others take over at once.
+            return Err(anyhow::anyhow!("node {id} failed: {reason}").into());
         }
-    };
+        signal = stop.wait() => info!(%id, signal, "stopping"),
+    }
     tokio::select! {
         () = node.shutdown() => {}
         signal = stop.wait() => {
@@ -90,7 +91,7 @@ async fn serve(config: NodeConfig) -> CommandResult {
         }
     }
     info!(%id, "stopped");
-    outcome
+    Ok(())
 }
 
 /// Every setting in effect, by the key that sets it.

@@ -141,7 +141,7 @@ fn open_snapshots(
         return Err(StartError::Damaged {
             path: dir,
             what: format!(
-                "{damaged} snapshots are damaged, and the log does not reach back to a whole one; restore this directory, or replace the voter"
+                "{damaged} snapshots are damaged, and the log does not reach back to a whole one"
             ),
         });
     }

@@ -251,3 +251,18 @@ fn a_damaged_or_false_vote_under_a_good_envelope_changes_no_term() {
         running.quorum.shutdown().await;
     });
 }
+
+#[test]
+fn a_voter_alone_leads_on_without_anything_to_do() {
+    runtime().block_on(async {
+        let node = Node::new();
+        let running = node.start().await;
+        running.lead().await;
+        let mut status = running.quorum.status();
+        let lost = status.wait_for(|status| !status.is_leader);
+        // Longer than a leader counts as one that no majority answers.
+        let lost = tokio::time::timeout(Duration::from_millis(2_000), lost).await;
+        assert!(lost.is_err(), "{lost:?}");
+        running.quorum.shutdown().await;
+    });
+}
