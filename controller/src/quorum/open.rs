@@ -68,6 +68,15 @@ impl Quorum {
         };
         let store = LogStore::open(Arc::clone(&disk), Some(lock), &dir.join("log"), wal);
         let store = store.map_err(StartError::Log)?;
+        if let Some(cluster) = guard.identity().cluster_id()
+            && store.is_empty()
+        {
+            // It could vote again where it has voted, or found the cluster anew.
+            return Err(StartError::Damaged {
+                path: dir.join("log"),
+                what: format!("it is empty, but this controller belongs to cluster {cluster}"),
+            });
+        }
         let (snapshots, newest) = open_snapshots(disk, dir.join("snapshots"), &store)?;
         let damaged = |error: std::io::Error| StartError::Damaged {
             path: dir.join("snapshots"),

@@ -11,7 +11,7 @@ use ottla_model::{ClusterId, DirectoryId, MetadataOffset, TimestampMs, TopicId};
 use super::*;
 use crate::config::{QuorumConfig, Voter};
 use crate::dir_lock::DirLock;
-use crate::error::FatalError;
+use crate::error::{FatalError, StartError};
 use crate::feed::Feed;
 use crate::history::History;
 use crate::identity::Identity;
@@ -23,6 +23,8 @@ struct Node {
     disk: SimDisk,
     dir: tempfile::TempDir,
     snapshot_entries: u64,
+    /// What the directory says that it belongs to.
+    cluster: Option<ClusterId>,
 }
 
 /// A node that runs.
@@ -38,10 +40,26 @@ impl Node {
             disk: SimDisk::new(),
             dir: tempfile::tempdir().unwrap(),
             snapshot_entries: 10,
+            cluster: None,
         }
     }
 
     async fn start(&self) -> Running {
+        self.try_start().await.unwrap()
+    }
+
+    /// A node that just ended lets go of its directory a moment later.
+    fn lock(&self) -> DirLock {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            match DirLock::take(self.dir.path()) {
+                Ok(lock) => return lock,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
+    async fn try_start(&self) -> Result<Running, StartError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let dir = Path::new("/controller");
         disk.create_dir_all(dir).unwrap();
@@ -59,9 +77,12 @@ impl Node {
         }]);
         config.log_file_bytes = 16 * 1024;
         config.snapshot_entries = self.snapshot_entries;
+        if let Some(cluster) = self.cluster {
+            identity.set_cluster_id(cluster).unwrap();
+        }
         let quorum = Quorum::open(QuorumParts {
             disk,
-            lock: DirLock::take(self.dir.path()).unwrap(),
+            lock: self.lock(),
             dir: dir.to_owned(),
             guard: Arc::new(Guard::new(Arc::new(identity), on_fatal)),
             config,
@@ -69,11 +90,11 @@ impl Node {
             history: History::open(&self.dir.path().join("history"), i64::MAX),
             log_id_if_new: 3,
         });
-        Running {
-            quorum: quorum.await.unwrap(),
+        Ok(Running {
+            quorum: quorum.await?,
             feed,
             fatal,
-        }
+        })
     }
 }
 
@@ -264,5 +285,29 @@ fn a_voter_alone_leads_on_without_anything_to_do() {
         let lost = tokio::time::timeout(Duration::from_millis(2_000), lost).await;
         assert!(lost.is_err(), "{lost:?}");
         running.quorum.shutdown().await;
+    });
+}
+
+#[test]
+fn a_controller_of_a_cluster_that_lost_its_log_does_not_begin_anew() {
+    let mut node = Node::new();
+    runtime().block_on(async {
+        let running = node.start().await;
+        running.lead().await;
+        running.quorum.shutdown().await;
+    });
+    node.cluster = Some(ClusterId::from_random(9));
+    runtime().block_on(async {
+        node.start().await.quorum.shutdown().await;
+    });
+    let log = Path::new("/controller/log");
+    node.disk.remove_dir_all(log).unwrap();
+    runtime().block_on(async {
+        let refused = node.try_start().await.err().expect("a refusal");
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("/controller/log") && refused.contains("restore"),
+            "{refused}"
+        );
     });
 }
