@@ -30,7 +30,7 @@ use crate::producer_ids::ProducerIds;
 use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
-use crate::rpc::{AdminRpc, ClusterRpc, LogRpc, ProbeIdentity, ReplicaRpc};
+use crate::rpc::{AdminRpc, ClusterRpc, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc};
 use crate::watcher::Watcher;
 
 use ottla_model::limits::{
@@ -107,10 +107,12 @@ impl BrokerNode {
         }
     }
 
-    fn log_service(&self) -> LogServiceServer<LogRpc> {
-        LogServiceServer::new(LogRpc(self.cell.clone()))
-            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    fn log_service(&self) -> HoldUntilSent<LogServiceServer<LogRpc>> {
+        HoldUntilSent::new(
+            LogServiceServer::new(LogRpc(self.cell.clone()))
+                .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
+        )
     }
 
     /// What clients may call.

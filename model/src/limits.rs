@@ -48,6 +48,9 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const INTERNAL_CONNECTIONS_MAX: usize = 2_000;
 /// The most bytes of batches that one consumer's stream has read and not taken yet.
 pub const FETCH_BYTES_PER_STREAM: usize = 16 * 1024 * 1024;
+/// The most bytes of batches that were read for one connection and not taken yet, whatever the
+/// number of its calls, so that one client leaves the others their share of the node's memory.
+pub const FETCH_BYTES_PER_CONNECTION: usize = 32 * 1024 * 1024;
 /// The most concurrent streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// The most bytes that one replication stream has in flight, unacknowledged.
@@ -79,4 +82,5 @@ const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_
 const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= REPLICATION_WINDOW_BYTES);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FETCH_BYTES_PER_STREAM);
+const _: () = assert!(FETCH_BYTES_PER_STREAM <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

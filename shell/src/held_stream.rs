@@ -3,33 +3,48 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use ottla_model::limits::FETCH_BYTES_PER_CONNECTION;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tokio::sync::Semaphore;
+use tonic::transport::server::Connected;
+
+/// What the calls of one connection share. Each finds it among its request's extensions.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Bytes that may still be made ready for the connection before it takes what is.
+    pub unread_bytes: Arc<Semaphore>,
+}
 
 /// A connection and what is dropped with it.
 #[derive(Debug)]
 pub struct HeldStream<H> {
     stream: TcpStream,
+    connection: Connection,
     _held: H,
 }
 
 impl<H> HeldStream<H> {
     pub fn new(stream: TcpStream, held: H) -> HeldStream<H> {
+        let connection = Connection {
+            unread_bytes: Arc::new(Semaphore::new(FETCH_BYTES_PER_CONNECTION)),
+        };
         HeldStream {
             stream,
+            connection,
             _held: held,
         }
     }
 }
 
 impl<H> Connected for HeldStream<H> {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Connection {
+        self.connection.clone()
     }
 }
 

@@ -9,5 +9,5 @@ pub mod listener;
 mod told;
 
 pub use clock::Clock;
-pub use held_stream::HeldStream;
+pub use held_stream::{Connection, HeldStream};
 pub use told::{remedy, told};

@@ -14,6 +14,7 @@ use ottla_model::limits::{FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PE
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
+use ottla_shell::Connection;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
@@ -32,7 +33,10 @@ const REQUESTS_AT_ONCE: usize = 16;
 pub struct FetchBudget {
     /// Of this stream; a call by itself has none of its own.
     stream: Option<Arc<Semaphore>>,
-    /// Of the whole broker.
+    /// Of the connection; what this broker asks of itself has none.
+    connection: Option<Arc<Semaphore>>,
+    /// Of the whole broker. Asked for last, so that who waits for its own share keeps nothing from
+    /// the others.
     broker: Arc<Semaphore>,
 }
 
@@ -40,27 +44,29 @@ pub struct FetchBudget {
 const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
 
 impl FetchBudget {
-    /// The budget of a call by itself.
-    pub fn of_call(broker: &Broker) -> FetchBudget {
+    /// The budget of a call by itself, on this connection.
+    pub fn of_call(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
         FetchBudget {
             stream: None,
+            connection: connection.map(|connection| Arc::clone(&connection.unread_bytes)),
             broker: Arc::clone(&broker.fetch_bytes),
         }
     }
 
-    fn of_stream(broker: &Broker) -> FetchBudget {
+    fn of_stream(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
         let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_PER_STREAM)));
         FetchBudget {
             stream,
-            ..FetchBudget::of_call(broker)
+            ..FetchBudget::of_call(broker, connection)
         }
     }
 
     /// Reserves the most that one response may hold.
     async fn reserve(&self) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
         let most = u32::try_from(FETCH_BYTES_MAX).unwrap_or(u32::MAX);
-        let mut reserved = Vec::with_capacity(2);
-        for budget in self.stream.iter().chain([&self.broker]) {
+        let mut reserved = Vec::with_capacity(3);
+        let own = self.stream.iter().chain(&self.connection);
+        for budget in own.chain([&self.broker]) {
             let waited = timeout(BUDGET_PATIENCE, Arc::clone(budget).acquire_many_owned(most));
             match waited.await {
                 Ok(Ok(permit)) => reserved.push(permit),
@@ -78,7 +84,7 @@ impl FetchBudget {
 /// A response with what it holds of the budgets.
 pub struct Fetched {
     pub response: v1::FetchResponse,
-    reserved: Vec<OwnedSemaphorePermit>,
+    pub reserved: Vec<OwnedSemaphorePermit>,
 }
 
 /// Serves one fetch stream: one response for each request, as each is done, so that a partition
@@ -86,9 +92,10 @@ pub struct Fetched {
 /// consumer asked for, and no more than it takes.
 pub fn serve(
     broker: Arc<Broker>,
+    connection: Option<&Connection>,
     requests: Streaming<v1::FetchRequest>,
-) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static {
-    let budget = FetchBudget::of_stream(&broker);
+) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<> {
+    let budget = FetchBudget::of_stream(&broker, connection);
     let mut fetched = requests
         .map(move |request| {
             let (broker, budget) = (Arc::clone(&broker), budget.clone());

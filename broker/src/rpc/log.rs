@@ -6,9 +6,11 @@ use std::time::Duration;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::log_service_server::LogService;
+use ottla_shell::Connection;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::held_body::hold_until_sent;
 use super::{fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
@@ -42,8 +44,10 @@ impl LogService for LogRpc {
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let broker = self.0.get()?.clone();
+        let connection = request.extensions().get::<Connection>().cloned();
         Ok(Response::new(Box::pin(fetch::serve(
             broker,
+            connection.as_ref(),
             request.into_inner(),
         ))))
     }
@@ -53,13 +57,15 @@ impl LogService for LogRpc {
         request: Request<v1::FetchOnceRequest>,
     ) -> Result<Response<v1::FetchOnceResponse>, Status> {
         let broker = self.0.get()?;
+        let connection = request.extensions().get::<Connection>();
+        let budget = fetch::FetchBudget::of_call(broker, connection);
         let fetch = request.into_inner().fetch.unwrap_or_default();
-        let response = fetch::fetch(broker, &fetch, &fetch::FetchBudget::of_call(broker))
-            .await?
-            .response;
-        Ok(Response::new(v1::FetchOnceResponse {
-            fetch: Some(response),
-        }))
+        let fetched = fetch::fetch(broker, &fetch, &budget).await?;
+        let mut response = Response::new(v1::FetchOnceResponse {
+            fetch: Some(fetched.response),
+        });
+        hold_until_sent(&mut response, fetched.reserved);
+        Ok(response)
     }
 
     async fn list_offsets(
