@@ -19,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
+use super::held_body::Held;
 use crate::broker::Broker;
 use crate::replica::{Replica, chain};
 
@@ -27,8 +28,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The most requests of one stream that are worked on at once; a consumer that sends more waits.
 const REQUESTS_AT_ONCE: usize = 16;
 
-/// Bytes that were read for consumers and not taken by them yet. Held by a response until its
-/// stream is asked for the next one.
+/// Bytes that were read for consumers and not taken by them yet. Held by a response until the
+/// connection has sent it.
 #[derive(Clone)]
 pub struct FetchBudget {
     /// Of this stream; a call by itself has none of its own.
@@ -93,6 +94,7 @@ pub struct Fetched {
 pub fn serve(
     broker: Arc<Broker>,
     connection: Option<&Connection>,
+    held: Held,
     requests: Streaming<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<> {
     let budget = FetchBudget::of_stream(&broker, connection);
@@ -106,9 +108,8 @@ pub fn serve(
         while let Some(next) = fetched.next().await {
             match next {
                 Ok(fetched) => {
+                    held.hold(fetched.reserved);
                     yield Ok(fetched.response);
-                    // Asked for the next one: the last has left.
-                    drop(fetched.reserved);
                 }
                 Err(status) => {
                     yield Err(status);

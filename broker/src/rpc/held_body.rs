@@ -1,25 +1,36 @@
-//! What an answer holds until it has left. A call that is answered once has no stream to hold a
-//! budget in: the handler is done long before a slow reader has taken the bytes.
+//! What was reserved for an answer stays reserved until the connection has taken its bytes. Neither
+//! the handler nor the stream of answers knows when that is: the HTTP/2 layer takes a whole message
+//! at once and keeps what the reader's window has no room for. So the permits go with the bytes.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-type Held = Arc<Vec<OwnedSemaphorePermit>>;
+/// The permits of the answers that are made but not yet encoded.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
 
-/// Has these permits returned once the answer is sent, or its caller is gone.
-pub fn hold_until_sent<T>(response: &mut tonic::Response<T>, permits: Vec<OwnedSemaphorePermit>) {
-    response.extensions_mut().insert::<Held>(Arc::new(permits));
+impl Held {
+    /// Adds those of an answer that is about to be handed over.
+    pub fn hold(&self, permits: Vec<OwnedSemaphorePermit>) {
+        self.0.lock().extend(permits);
+    }
+
+    /// Has the answers of this response hold them until they are sent, or their reader is gone.
+    pub fn until_sent<T>(self, response: &mut tonic::Response<T>) {
+        response.extensions_mut().insert(self);
+    }
 }
 
 /// A service whose answers may hold permits.
@@ -55,16 +66,16 @@ where
             let mut response = answering.await?;
             Ok(match response.extensions_mut().remove::<Held>() {
                 None => response,
-                Some(held) => response.map(|body| Body::new(HeldBody { body, _held: held })),
+                Some(held) => response.map(|body| Body::new(HeldBody { body, held })),
             })
         })
     }
 }
 
-/// A body that is dropped when the connection has taken all of it.
+/// A body whose bytes carry the permits of the answers in them.
 struct HeldBody {
     body: Body,
-    _held: Held,
+    held: Held,
 }
 
 impl HttpBody for HeldBody {
@@ -75,7 +86,18 @@ impl HttpBody for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let with_permits = |bytes| {
+            let permits = std::mem::take(&mut *self.held.0.lock());
+            match permits.is_empty() {
+                true => bytes,
+                false => Bytes::from_owner(Carrying {
+                    bytes,
+                    _permits: permits,
+                }),
+            }
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(with_permits))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,5 +106,17 @@ impl HttpBody for HeldBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Bytes, and the permits that are returned when nobody needs them any more.
+struct Carrying {
+    bytes: Bytes,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Carrying {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }

@@ -10,7 +10,7 @@ use ottla_shell::Connection;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::held_body::hold_until_sent;
+use super::held_body::Held;
 use super::{fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
@@ -45,11 +45,16 @@ impl LogService for LogRpc {
     ) -> Result<Response<Self::FetchStream>, Status> {
         let broker = self.0.get()?.clone();
         let connection = request.extensions().get::<Connection>().cloned();
-        Ok(Response::new(Box::pin(fetch::serve(
+        let held = Held::default();
+        let fetched = fetch::serve(
             broker,
             connection.as_ref(),
+            held.clone(),
             request.into_inner(),
-        ))))
+        );
+        let mut response: Response<Self::FetchStream> = Response::new(Box::pin(fetched));
+        held.until_sent(&mut response);
+        Ok(response)
     }
 
     async fn fetch_once(
@@ -64,7 +69,9 @@ impl LogService for LogRpc {
         let mut response = Response::new(v1::FetchOnceResponse {
             fetch: Some(fetched.response),
         });
-        hold_until_sent(&mut response, fetched.reserved);
+        let held = Held::default();
+        held.hold(fetched.reserved);
+        held.until_sent(&mut response);
         Ok(response)
     }
 
