@@ -14,9 +14,9 @@ const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const HEADERS: [u8; 10] = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
 
 /// What a new connection may take for its opening, with room for a busy machine.
-const OPENING: Duration = Duration::from_secs(9);
+const OPENING: Duration = Duration::from_secs(20);
 /// What a silent connection may take to show a sign of life, with room for a busy machine.
-const SILENCE: Duration = Duration::from_secs(25);
+const SILENCE: Duration = Duration::from_secs(45);
 
 async fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).await;

@@ -102,6 +102,7 @@ async fn a_disk_that_fills_up_ends_the_server_with_what_to_do() {
         status,
         said,
         took: std::time::Duration::ZERO,
+        least: std::time::Duration::ZERO,
     };
     let words = ["disk/data/", "No space left", "free space"];
     assert_last_line(&ended, FAILURE, &words);

@@ -16,8 +16,8 @@ use tonic::transport::Channel;
 use super::node::{Node, PATIENCE};
 use super::{TOPIC, assert_refused, batches, new_topic, partition, produce_request};
 
-/// Far less than a follower may lag before its leader goes on without it.
-const PROMPTLY: Duration = Duration::from_secs(4);
+/// Less than a follower may lag before its leader goes on without it.
+const PROMPTLY: Duration = Duration::from_secs(8);
 
 /// A topic over three brokers, all in sync.
 async fn replicated_topic(channel: &Channel) -> v1::ClusterView {

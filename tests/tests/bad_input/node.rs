@@ -76,6 +76,8 @@ pub struct Ended {
     pub status: ExitStatus,
     pub said: String,
     pub took: Duration,
+    /// What the program takes to say its version: how busy the machine is.
+    pub least: Duration,
 }
 
 /// Runs `ottla server` with a configuration that it must refuse.
@@ -89,6 +91,10 @@ pub fn refused_server(dir: &Path, config: impl AsRef<[u8]>) -> Ended {
 
 /// Runs a command that must end by itself.
 pub fn refused(mut command: Command) -> Ended {
+    let began = Instant::now();
+    let version = Command::new(binary()).arg("--version").output();
+    assert!(version.expect("ottla runs").status.success());
+    let least = began.elapsed();
     let began = Instant::now();
     let mut child = command
         .stdout(Stdio::null())
@@ -112,7 +118,12 @@ pub fn refused(mut command: Command) -> Ended {
     let took = began.elapsed();
     let status = child.wait().expect("its status");
     let said = reading.join().expect("the reader");
-    Ended { status, said, took }
+    Ended {
+        status,
+        said,
+        took,
+        least,
+    }
 }
 
 /// A node that serves, until it is dropped.

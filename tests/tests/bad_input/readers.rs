@@ -17,7 +17,8 @@ const BATCHES: usize = 48;
 /// What the node may take beyond what it had before: its budget for one connection, and the
 /// allocator's share.
 const MORE_BYTES_MAX: usize = 160 << 20;
-const PROMPTLY: Duration = Duration::from_secs(3);
+/// How long a read may take on a busy machine.
+const PROMPTLY: Duration = Duration::from_secs(20);
 
 /// A topic with more in it than one answer carries.
 async fn filled() -> Harness {
