@@ -10,9 +10,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect::<Result<_, _>>()?;
     files.sort();
     let descriptors = protox::compile(&files, ["."])?;
+    // What a client may know of: its own services, and what the details of an error are made of.
+    let client = [
+        "ottla/v1/admin.proto",
+        "ottla/v1/cluster.proto",
+        "ottla/v1/log.proto",
+        "google/protobuf/any.proto",
+        "google/protobuf/duration.proto",
+    ];
+    let client = protox::compile(client, ["."])?;
     std::fs::write(
-        out.join("descriptor.bin"),
-        prost::Message::encode_to_vec(&descriptors),
+        out.join("client.bin"),
+        prost::Message::encode_to_vec(&client),
     )?;
     tonic_prost_build::configure()
         .bytes(".")

@@ -3,6 +3,8 @@
 nodes killed at once under load, two of three controllers gone, a broker's and a controller's disk
 lost.
 
+Before a cluster is waited for to be healthy, it must have said that it is not.
+
     tests/faults.py [--ottla target/release/ottla] [STORY ...]"""
 
 import argparse
@@ -18,6 +20,9 @@ from harness import Cluster, fail, find_partitions
 
 TOPIC = "faults"
 KEYS = 50
+
+# How `ottla cluster health` ends when something is wrong, even if nobody answers.
+UNHEALTHY = 3
 
 
 class Writer:
@@ -76,6 +81,22 @@ def healthy(cluster, within):
     return time.monotonic() - began
 
 
+def noticed(cluster, within=15):
+    """Waits until the cluster says that something is wrong. Being healthy again proves nothing
+    before that."""
+    began = time.monotonic()
+    command = cluster.command("cluster", "health", "--timeout", "2s")
+    while True:
+        looked = subprocess.run(command, capture_output=True, text=True)
+        if looked.returncode == UNHEALTHY:
+            return time.monotonic() - began
+        if looked.returncode != 0:
+            fail(f"ottla cluster health ended with {looked.returncode}: {looked.stderr.strip()}")
+        if time.monotonic() - began > within:
+            fail(f"{within} s after the kill the cluster still counts as healthy")
+        time.sleep(0.02)
+
+
 def wait_for_load(writer, records):
     goal = writer.sent + records
     deadline = time.monotonic() + 60
@@ -91,6 +112,7 @@ def all_nodes_killed(cluster):
     wait_for_load(writer, 3_000)
     for node in cluster.nodes:
         cluster.kill(node["id"])
+    noticed(cluster)
     for node in cluster.nodes:
         cluster.restart(node)
     took = healthy(cluster, 15)
@@ -115,6 +137,7 @@ def quorum_lost(cluster):
         fail(f"topic create without quorum took {took:.1f} s")
     sent_before = writer.sent
     wait_for_load(writer, 1_000)
+    noticed(cluster)
     for node in gone:
         cluster.restart(node)
     recovered = healthy(cluster, 30)
@@ -132,6 +155,7 @@ def controller_restarted(cluster):
     first, second = [n["id"] for n in cluster.with_role("controller") if n["id"] != leader]
     node = cluster.kill(first)
     cluster.run("topic", "create", "meanwhile")
+    missed = noticed(cluster)
     cluster.restart(node)
     took = healthy(cluster, 15)
     cluster.kill(second)
@@ -143,7 +167,8 @@ def controller_restarted(cluster):
             break
         if time.monotonic() > deadline:
             fail(f"a majority of controllers runs, but: {created.stderr}")
-    print(f"controller restarted: healthy after {took:.1f} s, and part of the majority")
+    print(f"controller restarted: missed after {missed:.1f} s, healthy after {took:.1f} s, and part "
+          "of the majority")
 
 
 def broker_restarted_without_controllers(cluster):
@@ -165,6 +190,7 @@ def broker_restarted_without_controllers(cluster):
     done = subprocess.run(command, input="after\n", capture_output=True, text=True, timeout=30)
     if done.returncode != 0:
         fail(f"a write without controllers ended with {done.returncode}: {done.stderr}")
+    noticed(cluster)
     for node in gone:
         cluster.restart(node)
     took = healthy(cluster, 30)
@@ -178,6 +204,7 @@ def broker_disk_lost(cluster):
     wait_for_load(writer, 2_000)
     node = cluster.kill(cluster.leading_broker(TOPIC))
     shutil.rmtree(node["data_dir"])
+    missed = noticed(cluster)
     cluster.restart(node)
     took = healthy(cluster, 60)
     sent = writer.stop()
@@ -186,10 +213,11 @@ def broker_disk_lost(cluster):
     for other in cluster.with_role("broker"):
         if other["id"] != node["id"]:
             cluster.kill(other["id"])
+            noticed(cluster)
             cluster.restart(other)
             healthy(cluster, 60)
     audit(cluster, sent)
-    print(f"broker disk lost: refilled after {took:.1f} s, {sent} records audited")
+    print(f"broker disk lost: missed after {missed:.1f} s, refilled after {took:.1f} s, {sent} records audited")
 
 
 def controller_disk_lost(cluster):

@@ -8,10 +8,10 @@ use ottla_model::error::ApiError;
 use ottla_model::{ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicIdPartition};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
+use ottla_shell::Clock;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
-use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::disk_space::DiskSpace;

@@ -25,11 +25,16 @@ pub struct BrokerIdentity {
 /// Why a directory cannot be used by this broker.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("cannot use {}: {source}; check that it exists and is writable", path.display())]
+    #[error("cannot use {}", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(
+        "{} is missing although the directory holds a broker's data; restore it, or empty the \
+         directory to have its data copied from the other replicas", path.display()
+    )]
+    Missing { path: PathBuf },
     #[error(
         "{} is damaged ({reason}); restore it, or empty the directory to have its data copied from \
          the other replicas", path.display()
@@ -67,6 +72,12 @@ impl BrokerIdentity {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // A new identity for old data would give stale records to the new replica.
+                let is_temporary = |entry: std::fs::DirEntry| entry.path() == temporary_name(&path);
+                let mut entries = std::fs::read_dir(dir).map_err(io)?;
+                if entries.any(|entry| !entry.is_ok_and(is_temporary)) {
+                    return Err(IdentityError::Missing { path });
+                }
                 let identity = BrokerIdentity {
                     format_version: FORMAT_VERSION,
                     node_id: node,
@@ -102,7 +113,7 @@ impl BrokerIdentity {
     /// Writes the identity: temporary name, sync, rename, directory sync.
     pub fn save(&self, dir: &Path) -> std::io::Result<()> {
         let path = dir.join(IDENTITY_FILE);
-        let temporary = path.with_extension("tmp");
+        let temporary = temporary_name(&path);
         let mut file = std::fs::File::create(&temporary)?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
         file.write_all(text.as_bytes())?;
@@ -110,6 +121,11 @@ impl BrokerIdentity {
         std::fs::rename(&temporary, &path)?;
         std::fs::File::open(dir)?.sync_all()
     }
+}
+
+/// The file while it is written.
+fn temporary_name(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
 }
 
 #[cfg(test)]
@@ -129,6 +145,20 @@ mod tests {
             .to_string();
         assert!(
             refused.contains("belongs to node 4") && refused.contains("data_dir"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_identity_is_refused_and_one_that_never_had_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("identity.tmp"), "{").unwrap();
+        BrokerIdentity::open(dir.path(), NodeId(1), 1).unwrap();
+        std::fs::remove_file(dir.path().join(IDENTITY_FILE)).unwrap();
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        let refused = BrokerIdentity::open(dir.path(), NodeId(1), 2).unwrap_err();
+        assert!(
+            matches!(refused, IdentityError::Missing { .. }),
             "{refused}"
         );
     }

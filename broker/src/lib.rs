@@ -3,7 +3,6 @@
 //! `ottla-broker-core`.
 
 pub mod broker;
-mod clock;
 mod config;
 mod controllers;
 mod damage;
@@ -11,7 +10,6 @@ mod disk_space;
 pub mod identity;
 mod image;
 mod isr;
-pub mod listener;
 mod manager;
 mod net;
 mod node;

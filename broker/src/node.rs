@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ottla_log::{LogStore, RealDisk, StoreConfig};
-use ottla_model::{BrokerEpoch, ErrorCode};
+use ottla_model::{BrokerEpoch, ClusterId, ErrorCode};
 use ottla_proto::v1::admin_service_server::AdminServiceServer;
 use ottla_proto::v1::cluster_service_server::ClusterServiceServer;
 use ottla_proto::v1::log_service_server::LogServiceServer;
@@ -21,7 +21,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
-use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::damage::{DamageFound, DamageReports};
@@ -33,11 +32,15 @@ use crate::producer_ids::ProducerIds;
 use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
-use crate::rpc::{AdminRpc, ClusterRpc, LogRpc, ProbeIdentity, ReplicaRpc};
+use crate::rpc::{AdminRpc, ClusterRpc, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc};
 use crate::scrubber::Scrubber;
 use crate::watcher::Watcher;
 
-use ottla_model::limits::{CLIENT_MESSAGE_BYTES_MAX, INTERNAL_MESSAGE_BYTES_MAX};
+use ottla_model::limits::{
+    ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
+    INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
+};
+use ottla_shell::{Clock, told};
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.
@@ -73,7 +76,7 @@ impl BrokerNode {
         let scrubber = Arc::new(Mutex::new(None));
         let (health, service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
-        routes.add_service(service);
+        routes.add_service(service.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX));
         let identity = ProbeIdentity {
             node_id: config.node_id,
             incarnation: Some(config.incarnation),
@@ -113,20 +116,26 @@ impl BrokerNode {
         }
     }
 
-    fn log_service(&self) -> LogServiceServer<LogRpc> {
-        LogServiceServer::new(LogRpc(self.cell.clone()))
-            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    fn log_service(&self) -> HoldUntilSent<LogServiceServer<LogRpc>> {
+        HoldUntilSent::new(
+            LogServiceServer::new(LogRpc(self.cell.clone()))
+                .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
+        )
     }
 
     /// What clients may call.
     pub fn client_routes(&self) -> Routes {
         let mut routes = self.health_routes.lock().take().unwrap_or_default();
         let cell = &self.cell;
+        let admin = AdminServiceServer::new(AdminRpc(cell.clone()))
+            .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX);
+        let cluster = ClusterServiceServer::new(ClusterRpc(cell.clone()))
+            .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX);
         routes
             .add_service(self.log_service())
-            .add_service(AdminServiceServer::new(AdminRpc(cell.clone())))
-            .add_service(ClusterServiceServer::new(ClusterRpc(cell.clone())));
+            .add_service(admin)
+            .add_service(cluster);
         add_reflection(&mut routes);
         routes.routes()
     }
@@ -144,6 +153,11 @@ impl BrokerNode {
                 .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
         );
+    }
+
+    /// The cluster that the broker's directory belonged to when it started.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.config.identity.cluster_id
     }
 
     /// Whether the logs are recovered.
@@ -214,16 +228,19 @@ impl BrokerNode {
     }
 }
 
-/// Reflection in both versions: older tools speak only the first.
+/// Reflection of what clients may call, in both versions: older tools speak only the first.
 pub fn add_reflection(routes: &mut RoutesBuilder) {
     let builder = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(ottla_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(ottla_proto::CLIENT_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(ottla_proto::ERROR_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // The descriptors are our own and were checked when they were compiled.
     if let (Ok(v1), Ok(v1alpha)) = (builder().build_v1(), builder().build_v1alpha()) {
-        routes.add_service(v1).add_service(v1alpha);
+        routes
+            .add_service(v1.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX))
+            .add_service(v1alpha.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX));
     }
 }
 
@@ -257,7 +274,7 @@ impl Starter {
         let config = &self.config;
         let dir = &config.data_dir;
         std::fs::create_dir_all(dir)
-            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+            .map_err(|error| format!("cannot create {}: {}", dir.display(), told(&error)))?;
         let manager_cell: Arc<OnceLock<Arc<ReplicaManager>>> = Arc::new(OnceLock::new());
         let store = self.open_store(&manager_cell)?;
         // Set once, by this thread.
@@ -339,7 +356,7 @@ impl Starter {
         let failed = Arc::new(move |error: ottla_log::LogError| {
             fatal(format!(
                 "the storage failed, and this node stops acknowledging: {}",
-                chain(&error)
+                told(&error)
             ));
         });
         let dir = self.config.data_dir.join("log");
@@ -349,7 +366,7 @@ impl Starter {
                 format!(
                     "cannot open the logs in {}: {}",
                     dir.display(),
-                    chain(&error)
+                    told(&error)
                 )
             })
     }

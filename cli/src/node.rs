@@ -2,6 +2,7 @@
 //! one file of the program that knows both a broker's and a controller's parts.
 
 mod directory;
+mod refusal;
 mod threads;
 
 use std::future::Future;
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_broker::identity::BrokerIdentity;
-use ottla_broker::listener::{self, PortLimits, PortPurpose};
 use ottla_broker::{BrokerConfig, BrokerNode, ScrubPace};
 use ottla_controller::{ControllerNode, ControllerNodeConfig, Voter};
 use ottla_metadata::Endpoint;
 use ottla_model::{IncarnationId, limits};
+use ottla_shell::listener::{self, PortLimits, PortPurpose};
+use ottla_shell::told;
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
@@ -22,6 +24,7 @@ use uuid::Uuid;
 use crate::config::NodeConfig;
 use directory::DirectoryLock;
 pub use directory::holder;
+use refusal::{Refusal, patiently};
 use threads::IoThread;
 
 /// A node that could not start. One line that names the file, key or address at fault and the
@@ -76,13 +79,15 @@ impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         raise_file_limit();
-        let lock = patiently(|| DirectoryLock::take(&config.data_dir)).await?;
+        let lock = patiently(|| DirectoryLock::take(&config.data_dir))
+            .await
+            .map_err(NodeError)?;
         let listen = config.listen;
         let internal = || bind(listen.internal, "listen.internal", internal_purpose());
-        let internal = patiently(internal).await?;
+        let internal = patiently(internal).await.map_err(NodeError)?;
         let client = || bind(listen.client, "listen.client", client_purpose());
         let client = match config.roles.broker {
-            true => Some(patiently(client).await?),
+            true => Some(patiently(client).await.map_err(NodeError)?),
             false => None,
         };
         let failed = watch::channel(None).0;
@@ -100,7 +105,9 @@ impl Node {
             node.broker = Some(Arc::new(node.start_broker(&config)?));
         }
         if config.roles.controller {
-            node.controller = Some(node.start_controller(&config).await?);
+            let controller = node.start_controller(&config).await?;
+            node.check_clusters(&controller, &config)?;
+            node.controller = Some(controller);
         }
         node.serve_internal(internal);
         if let Some(client) = client {
@@ -127,7 +134,7 @@ impl Node {
         let dir = config.data_dir.join("broker");
         let random = || Uuid::new_v4().as_u128();
         let identity = BrokerIdentity::open(&dir, config.id, random())
-            .map_err(|error| NodeError(error.to_string()))?;
+            .map_err(|error| NodeError(told(&error)))?;
         let broker = BrokerConfig {
             node_id: config.id,
             data_dir: dir,
@@ -187,7 +194,28 @@ impl Node {
         let fatal = self.fatal();
         ControllerNode::start(controller, move |error| fatal(error.to_string()))
             .await
-            .map_err(|error| NodeError(one_line(&error)))
+            .map_err(|error| NodeError(told(&error)))
+    }
+
+    /// Both roles of a node belong to one cluster, or its directory was put together from two.
+    fn check_clusters(
+        &self,
+        controller: &ControllerNode,
+        config: &NodeConfig,
+    ) -> Result<(), NodeError> {
+        let broker = self.broker.as_ref().and_then(|broker| broker.cluster_id());
+        let controller = controller.status().borrow().cluster_id;
+        match (broker, controller) {
+            (Some(broker), Some(controller)) if broker != controller => {
+                let dir = config.data_dir.display();
+                Err(NodeError(format!(
+                    "the data directory {dir} (node.data_dir) is of two clusters: {dir}/broker \
+                     belongs to cluster {broker}, {dir}/controller to cluster {controller}; \
+                     restore the directory, or give this node its own"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn serve_internal(&mut self, port: Port) {
@@ -315,35 +343,6 @@ const INTERNAL_LIMITS: PortLimits = PortLimits {
     streams_per_connection: limits::STREAMS_PER_CONNECTION_MAX,
 };
 
-/// An error with its causes.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// How long a node waits for its directory and its ports. The threads of a process that was killed
-/// a moment ago still hold them for a little while.
-const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
-const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
-
-/// Tries until it succeeds or the patience ends.
-async fn patiently<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, NodeError> {
-    let deadline = tokio::time::Instant::now() + PREDECESSOR_PATIENCE;
-    loop {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(error) if tokio::time::Instant::now() >= deadline => return Err(NodeError(error)),
-            Err(_) => tokio::time::sleep(PREDECESSOR_PAUSE).await,
-        }
-    }
-}
-
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -372,7 +371,7 @@ fn internal_purpose() -> PortPurpose {
     }
 }
 
-fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, String> {
+fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, Refusal> {
     let listener = listener::bind(address).map_err(|error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -384,7 +383,11 @@ fn bind(address: SocketAddr, key: &str, purpose: PortPurpose) -> Result<Port, St
             std::io::ErrorKind::PermissionDenied => "choose a port above 1023",
             _ => "choose another address",
         };
-        format!("cannot listen on {address} ({key}): {error}; {remedy}")
+        let reason = format!("cannot listen on {address} ({key}): {error}; {remedy}");
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => Refusal::passing(reason),
+            _ => Refusal::lasting(reason),
+        }
     })?;
     Ok(Port { listener, purpose })
 }

@@ -2,15 +2,13 @@
 //! when the connection closes, because a closed connection is how a dead process is noticed.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use ottla_metadata::Endpoint;
 use ottla_model::limits;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ottla_shell::HeldStream;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Uri};
@@ -30,10 +28,7 @@ pub fn channel(endpoint: &Endpoint, closed: Arc<Notify>) -> Channel {
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             stream.set_nodelay(true)?;
-            let watched = WatchedStream {
-                stream,
-                _closed: NotifyOnDrop(closed),
-            };
+            let watched = HeldStream::new(stream, NotifyOnDrop(closed));
             Ok::<_, io::Error>(TokioIo::new(watched))
         }
     });
@@ -59,51 +54,5 @@ struct NotifyOnDrop(Arc<Notify>);
 impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
-    }
-}
-
-/// A stream that tells when it is gone.
-struct WatchedStream {
-    stream: TcpStream,
-    _closed: NotifyOnDrop,
-}
-
-impl AsyncRead for WatchedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for WatchedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

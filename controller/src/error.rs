@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use ottla_log::LogError;
 use ottla_model::{ClusterId, DirectoryId, NodeId};
 
+/// What to do about a directory that lost a part of what it held. With an empty one the node is a
+/// new voter, which never votes under its old identity.
+const RESTORE: &str =
+    "restore it, or empty the node's directory and replace the voter in the quorum";
+
 /// Why a controller node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -27,9 +32,11 @@ pub enum StartError {
         of_cluster: String,
         expected: NodeId,
     },
-    #[error("{} cannot be used: {what}", path.display())]
+    #[error("{} is damaged: {what}; {RESTORE}", path.display())]
     Damaged { path: PathBuf, what: String },
-    #[error("{} is in use by another process", path.display())]
+    #[error("{} is missing although the directory holds a controller's data; {RESTORE}", path.display())]
+    NoIdentity { path: PathBuf },
+    #[error("{} is in use by another process; stop that one, or give this node a directory of its own", path.display())]
     InUse { path: PathBuf },
     #[error("the consensus log cannot be opened")]
     Log(#[source] LogError),

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::StartError;
 
 const FILE: &str = "meta.json";
+/// The file while it is written.
+const TEMPORARY: &str = "meta.tmp";
+/// What else may be there before the file is: the lock is taken first.
+const LOCK: &str = "lock";
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +57,8 @@ impl Identity {
     ///
     /// # Errors
     /// [`StartError::OtherNode`] for another node's directory, [`StartError::Damaged`] for a
-    /// file that is not what was written.
+    /// file that is not what was written, [`StartError::NoIdentity`] for a directory that has data
+    /// but lost its identity: under a new one it would be another voter with an old voter's log.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -87,6 +92,13 @@ impl Identity {
                 directory_id: stored.directory_id,
                 cluster_id: RwLock::new(stored.cluster_id),
             });
+        }
+        let entries = disk.list(dir).map_err(io("look for"))?;
+        if entries
+            .iter()
+            .any(|entry| entry.name != TEMPORARY && entry.name != LOCK)
+        {
+            return Err(StartError::NoIdentity { path });
         }
         let identity = Identity {
             disk,
@@ -122,7 +134,7 @@ impl Identity {
             cluster_id,
             checksum: 0,
         };
-        let temporary = self.dir.join("meta.tmp");
+        let temporary = self.dir.join(TEMPORARY);
         let file = self.disk.open(&temporary, OpenMode::CreateEmpty)?;
         file.write_at(&[IoSlice::new(stored.sealed().text().as_bytes())], 0)?;
         file.sync_data()?;
@@ -193,6 +205,25 @@ mod tests {
         let message = open(&disk, 3, 1).unwrap_err().to_string();
         assert!(message.contains("node 2"), "{message}");
         assert!(message.contains(&cluster.to_string()), "{message}");
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_identity_is_refused_and_one_that_never_had_it_is_not() {
+        let disk = SimDisk::new();
+        open(&disk, 2, 1).unwrap();
+        disk.unlink(Path::new("/c/meta.json")).unwrap();
+        disk.open(Path::new("/c/meta.tmp"), OpenMode::Create)
+            .unwrap();
+        open(&disk, 2, 7).unwrap();
+        disk.unlink(Path::new("/c/meta.json")).unwrap();
+        disk.create_dir_all(Path::new("/c/log")).unwrap();
+        let error = open(&disk, 2, 8).unwrap_err();
+        assert!(matches!(error, StartError::NoIdentity { .. }), "{error}");
+        let message = error.to_string();
+        assert!(
+            message.contains("meta.json") && message.contains("restore"),
+            "{message}"
+        );
     }
 
     #[test]

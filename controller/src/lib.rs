@@ -3,7 +3,6 @@
 //! or an in-sync replica set is chosen, is the core's.
 
 mod active;
-mod clock;
 mod config;
 mod connection;
 mod dir_lock;

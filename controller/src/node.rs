@@ -12,11 +12,11 @@ use ottla_model::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use ottla_model::{ClusterId, DirectoryId, MetadataOffset, NodeId};
 use ottla_proto::v1::controller_service_server::ControllerServiceServer;
 use ottla_proto::v1::raft_service_server::RaftServiceServer;
+use ottla_shell::Clock;
 use tokio::sync::{oneshot, watch};
 use tonic::service::RoutesBuilder;
 
 use crate::active::{Decisions, Worker};
-use crate::clock::Clock;
 use crate::config::ControllerNodeConfig;
 use crate::dir_lock::DirLock;
 use crate::error::{FatalError, StartError};

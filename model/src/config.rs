@@ -57,6 +57,26 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
         },
     },
     TopicConfigKey {
+        name: "message.timestamp.after.max.ms",
+        default: "3600000",
+        doc: "How far ahead of the broker's clock a record's timestamp may be, in milliseconds; \
+              not looked at with LogAppendTime.",
+        kind: Kind::Integer {
+            min: 0,
+            max: i64::MAX,
+        },
+    },
+    TopicConfigKey {
+        name: "message.timestamp.before.max.ms",
+        default: "9223372036854775807",
+        doc: "How far behind the broker's clock a record's timestamp may be, in milliseconds; not \
+              looked at with LogAppendTime.",
+        kind: Kind::Integer {
+            min: 0,
+            max: i64::MAX,
+        },
+    },
+    TopicConfigKey {
         name: "message.timestamp.type",
         default: "CreateTime",
         doc: "Whether a record carries its producer's time or the time of its append.",
@@ -185,6 +205,10 @@ pub enum TimestampType {
 pub struct TopicConfig {
     pub max_message_bytes: usize,
     pub timestamp_type: TimestampType,
+    /// How far ahead of the clock a producer's timestamp may be, in milliseconds.
+    pub timestamp_after_max_ms: i64,
+    /// How far behind the clock a producer's timestamp may be, in milliseconds.
+    pub timestamp_before_max_ms: i64,
     /// As set for the topic; see [`TopicConfig::min_insync_replicas_for`].
     pub min_insync_replicas: Option<usize>,
     /// `None` keeps all.
@@ -201,6 +225,8 @@ impl Default for TopicConfig {
         TopicConfig {
             max_message_bytes: BATCH_BYTES_DEFAULT,
             timestamp_type: TimestampType::CreateTime,
+            timestamp_after_max_ms: 3_600_000,
+            timestamp_before_max_ms: i64::MAX,
             min_insync_replicas: None,
             retention_bytes: None,
             retention_ms: Some(604_800_000),
@@ -229,6 +255,8 @@ impl TopicConfig {
         let unsigned = u64::try_from(number).ok();
         match name {
             "max.message.bytes" => self.max_message_bytes = unsigned.unwrap_or(0) as usize,
+            "message.timestamp.after.max.ms" => self.timestamp_after_max_ms = number,
+            "message.timestamp.before.max.ms" => self.timestamp_before_max_ms = number,
             "message.timestamp.type" if value == "LogAppendTime" => {
                 self.timestamp_type = TimestampType::LogAppendTime;
             }

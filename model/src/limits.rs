@@ -20,6 +20,13 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 4_096;
 
 /// The largest gRPC message accepted on the client port, in bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest admin request, in bytes: room for as many partitions as one request may make, each
+/// with as many replicas as it may have.
+pub const ADMIN_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The largest request about the cluster, in bytes: room for the names of thousands of topics.
+pub const CLUSTER_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// The largest request for health or reflection, in bytes.
+pub const SMALL_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// The largest gRPC message accepted on the inter-node port, in bytes.
 pub const INTERNAL_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The largest record batch a topic's `max.message.bytes` can allow, in bytes.
@@ -41,6 +48,9 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const INTERNAL_CONNECTIONS_MAX: usize = 2_000;
 /// The most bytes of batches that one consumer's stream has read and not taken yet.
 pub const FETCH_BYTES_PER_STREAM: usize = 16 * 1024 * 1024;
+/// The most bytes of batches that were read for one connection and not taken yet, whatever the
+/// number of its calls, so that one client leaves the others their share of the node's memory.
+pub const FETCH_BYTES_PER_CONNECTION: usize = 32 * 1024 * 1024;
 /// The most concurrent streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// The most bytes that one replication stream has in flight, unacknowledged.
@@ -62,10 +72,15 @@ pub const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// HTTP/2 frame size, in bytes.
 pub const H2_FRAME_SIZE: u32 = 256 * 1024;
 
+const _: () = assert!(
+    METADATA_RECORDS_PER_REQUEST_MAX * (REPLICATION_FACTOR_MAX * 6 + 4) <= ADMIN_MESSAGE_BYTES_MAX
+);
+const _: () = assert!(1_000 * (TOPIC_NAME_BYTES_MAX + 3) <= CLUSTER_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= REPLICATION_WINDOW_BYTES);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FETCH_BYTES_PER_STREAM);
+const _: () = assert!(FETCH_BYTES_PER_STREAM <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

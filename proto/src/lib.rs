@@ -12,5 +12,7 @@ pub mod v1 {
     tonic::include_proto!("ottla.v1");
 }
 
-/// The compiled descriptors of every file, for the reflection service.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+/// The compiled descriptors of the services for clients and of all that they use, for reflection.
+pub const CLIENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client.bin"));
+/// The compiled descriptors of `google.rpc`, in which the details of errors are told.
+pub const ERROR_DESCRIPTORS: &[u8] = tonic_types::pb::FILE_DESCRIPTOR_SET;

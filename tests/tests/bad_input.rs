@@ -5,8 +5,20 @@
 mod batches;
 #[path = "bad_input/configuration.rs"]
 mod configuration;
+#[path = "bad_input/connections.rs"]
+mod connections;
+#[path = "bad_input/directories.rs"]
+mod directories;
+#[path = "bad_input/disks.rs"]
+mod disks;
+#[path = "bad_input/followers.rs"]
+mod followers;
 #[path = "bad_input/node.rs"]
 mod node;
+#[path = "bad_input/readers.rs"]
+mod readers;
+#[path = "bad_input/reflection.rs"]
+mod reflection;
 
 use std::time::Duration;
 
@@ -40,7 +52,10 @@ struct Harness {
 
 impl Harness {
     async fn start() -> Harness {
-        let node = Node::start().await;
+        Harness::over(Node::start().await).await
+    }
+
+    async fn over(node: Node) -> Harness {
         let channel = node.client();
         let mut harness = Harness {
             log: LogServiceClient::new(channel.clone())
@@ -200,9 +215,9 @@ async fn batches_that_are_wrong_are_refused_and_nothing_is_appended() {
         let result = harness.produce(batch).await;
         assert_error(result.error.as_ref(), ErrorCode::CorruptMessage, case);
     }
-    for (case, batch) in batches::not_for_producers() {
+    for (case, code, batch) in batches::not_for_producers() {
         let result = harness.produce(batch).await;
-        assert!(result.error.is_some(), "{case} was taken");
+        assert_error(result.error.as_ref(), code, case);
     }
     let too_large = batches::good(&[7; MAX_MESSAGE_BYTES]);
     let result = harness.produce(too_large).await;
@@ -369,6 +384,18 @@ async fn requests_beyond_a_limit_are_refused() {
     let mut answers = stream.expect("a stream").into_inner();
     assert_refused(answers.message().await, ErrorCode::InvalidRequiredAcks);
 
+    let long = v1::DescribeClusterRequest {
+        topics: vec!["x".repeat(1_000_000)],
+        ..Default::default()
+    };
+    let status = harness.cluster.describe_cluster(long).await;
+    assert_eq!(status.expect_err("a refusal").code(), Code::OutOfRange);
+    let long = v1::DescribeTopicRequest {
+        name: "x".repeat(3_000_000),
+    };
+    let status = harness.admin.describe_topic(long).await;
+    assert_eq!(status.expect_err("a refusal").code(), Code::OutOfRange);
+
     let batch = Bytes::from(vec![0; CLIENT_MESSAGE_BYTES_MAX]);
     let request = produce_request(partition(TOPIC, 0), batch);
     let stream = harness.log.produce(futures::stream::iter([request])).await;
@@ -482,6 +509,29 @@ async fn strangers_on_the_internal_port_are_refused() {
     };
     let status = raft.vote(junk()).await.expect_err("a refusal");
     assert_eq!(status.code(), Code::InvalidArgument);
+    for body in [&b""[..], &[0; 64], &[0xff; 64], &[1; 9]] {
+        // A caller that says truly who it is, and nothing that a controller ever said.
+        let greeting = raft.greet(v1::GreetRequest::default()).await;
+        let here = greeting.expect("a greeting").into_inner();
+        let envelope = Some(v1::RaftEnvelope {
+            cluster_id: here.cluster_id,
+            from_node_id: here.node_id,
+            from_directory_id: here.directory_id.clone(),
+            to_node_id: here.node_id,
+            to_directory_id: here.directory_id,
+        });
+        let body = Bytes::copy_from_slice(body);
+        let vote = v1::VoteRequest {
+            envelope: envelope.clone(),
+            body: body.clone(),
+        };
+        let status = raft.vote(vote).await.expect_err("a refusal");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        let append = v1::AppendRequest { envelope, body };
+        let stream = raft.append(futures::stream::iter([append])).await;
+        let status = stream.expect_err("a refusal");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    }
     let mut to_another = junk();
     to_another.envelope = Some(v1::RaftEnvelope {
         to_node_id: 9,

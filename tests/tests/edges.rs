@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ottla-metadata", &["ottla-model"]),
     ("ottla-log", &["ottla-model"]),
     ("ottla-proto", &["ottla-model"]),
+    ("ottla-shell", &["ottla-model"]),
     ("ottla-controller-core", &["ottla-metadata", "ottla-model"]),
     ("ottla-broker-core", &["ottla-model"]),
     (
@@ -21,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ottla-metadata",
             "ottla-model",
             "ottla-proto",
+            "ottla-shell",
         ],
     ),
     (
@@ -31,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ottla-metadata",
             "ottla-model",
             "ottla-proto",
+            "ottla-shell",
         ],
     ),
     ("ottla-client", &["ottla-model", "ottla-proto"]),
@@ -48,7 +51,15 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ),
     (
         "ottla-controller-core",
-        &["tokio", "tonic", "openraft", "sled", "rand", "ottla-proto"],
+        &[
+            "tokio",
+            "tonic",
+            "openraft",
+            "sled",
+            "rand",
+            "ottla-proto",
+            "ottla-shell",
+        ],
     ),
     (
         "ottla-broker-core",
@@ -59,6 +70,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
             "rand",
             "ottla-proto",
             "ottla-log",
+            "ottla-shell",
         ],
     ),
     (
@@ -67,7 +79,13 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ),
     (
         "ottla-client",
-        &["openraft", "sled", "ottla-log", "ottla-metadata"],
+        &[
+            "openraft",
+            "sled",
+            "ottla-log",
+            "ottla-metadata",
+            "ottla-shell",
+        ],
     ),
     (
         "ottla-broker",

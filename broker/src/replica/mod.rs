@@ -15,13 +15,13 @@ use ottla_broker_core::partition::{
 use ottla_log::{PartitionLog, ReadError};
 use ottla_model::batch::BatchHeader;
 use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset, TopicIdPartition};
+use ottla_shell::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use effects::{chain, load_producers};
 pub use read::FollowerRead;
 
-use crate::clock::Clock;
 use crate::damage::DamageFound;
 use crate::isr::IsrUpdates;
 use crate::produce::PendingProduce;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use ottla_model::batch::joined;
 use ottla_model::limits::{REPLICATION_MESSAGE_BYTES, REPLICATION_WINDOW_BYTES};
 use ottla_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::v1;
@@ -285,15 +286,4 @@ async fn read(replica: &Arc<Replica>, cursor: Cursor, max_bytes: usize) -> Optio
         tracing::warn!(partition = %replica.id, from = %cursor.next, %error, "cannot read for a follower");
     })
     .ok()
-}
-
-fn joined(batches: Vec<Bytes>) -> Bytes {
-    if batches.len() <= 1 {
-        return batches.into_iter().next().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
-    batches
-        .iter()
-        .for_each(|batch| all.extend_from_slice(batch));
-    all.freeze()
 }

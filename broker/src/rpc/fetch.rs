@@ -4,19 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
+use ottla_model::batch::joined;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX};
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
+use ottla_shell::Connection;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
+use super::held_body::Held;
 use crate::broker::Broker;
 use crate::replica::{Replica, chain};
 
@@ -25,13 +28,16 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The most requests of one stream that are worked on at once; a consumer that sends more waits.
 const REQUESTS_AT_ONCE: usize = 16;
 
-/// Bytes that were read for consumers and not taken by them yet. Held by a response until its
-/// stream is asked for the next one.
+/// Bytes that were read for consumers and not taken by them yet. Held by a response until the
+/// connection has sent it.
 #[derive(Clone)]
 pub struct FetchBudget {
     /// Of this stream; a call by itself has none of its own.
     stream: Option<Arc<Semaphore>>,
-    /// Of the whole broker.
+    /// Of the connection; what this broker asks of itself has none.
+    connection: Option<Arc<Semaphore>>,
+    /// Of the whole broker. Asked for last, so that who waits for its own share keeps nothing from
+    /// the others.
     broker: Arc<Semaphore>,
 }
 
@@ -39,27 +45,29 @@ pub struct FetchBudget {
 const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
 
 impl FetchBudget {
-    /// The budget of a call by itself.
-    pub fn of_call(broker: &Broker) -> FetchBudget {
+    /// The budget of a call by itself, on this connection.
+    pub fn of_call(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
         FetchBudget {
             stream: None,
+            connection: connection.map(|connection| Arc::clone(&connection.unread_bytes)),
             broker: Arc::clone(&broker.fetch_bytes),
         }
     }
 
-    fn of_stream(broker: &Broker) -> FetchBudget {
+    fn of_stream(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
         let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_PER_STREAM)));
         FetchBudget {
             stream,
-            ..FetchBudget::of_call(broker)
+            ..FetchBudget::of_call(broker, connection)
         }
     }
 
     /// Reserves the most that one response may hold.
     async fn reserve(&self) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
         let most = u32::try_from(FETCH_BYTES_MAX).unwrap_or(u32::MAX);
-        let mut reserved = Vec::with_capacity(2);
-        for budget in self.stream.iter().chain([&self.broker]) {
+        let mut reserved = Vec::with_capacity(3);
+        let own = self.stream.iter().chain(&self.connection);
+        for budget in own.chain([&self.broker]) {
             let waited = timeout(BUDGET_PATIENCE, Arc::clone(budget).acquire_many_owned(most));
             match waited.await {
                 Ok(Ok(permit)) => reserved.push(permit),
@@ -77,7 +85,7 @@ impl FetchBudget {
 /// A response with what it holds of the budgets.
 pub struct Fetched {
     pub response: v1::FetchResponse,
-    reserved: Vec<OwnedSemaphorePermit>,
+    pub reserved: Vec<OwnedSemaphorePermit>,
 }
 
 /// Serves one fetch stream: one response for each request, as each is done, so that a partition
@@ -85,9 +93,11 @@ pub struct Fetched {
 /// consumer asked for, and no more than it takes.
 pub fn serve(
     broker: Arc<Broker>,
+    connection: Option<&Connection>,
+    held: Held,
     requests: Streaming<v1::FetchRequest>,
-) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static {
-    let budget = FetchBudget::of_stream(&broker);
+) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<> {
+    let budget = FetchBudget::of_stream(&broker, connection);
     let mut fetched = requests
         .map(move |request| {
             let (broker, budget) = (Arc::clone(&broker), budget.clone());
@@ -98,9 +108,8 @@ pub fn serve(
         while let Some(next) = fetched.next().await {
             match next {
                 Ok(fetched) => {
+                    held.hold(fetched.reserved);
                     yield Ok(fetched.response);
-                    // Asked for the next one: the last has left.
-                    drop(fetched.reserved);
                 }
                 Err(status) => {
                     yield Err(status);
@@ -316,15 +325,4 @@ pub async fn read_log(
             }
         }
     }
-}
-
-fn joined(batches: Vec<Bytes>) -> Bytes {
-    if batches.len() <= 1 {
-        return batches.into_iter().next().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
-    batches
-        .iter()
-        .for_each(|batch| all.extend_from_slice(batch));
-    all.freeze()
 }

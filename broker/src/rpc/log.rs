@@ -6,9 +6,11 @@ use std::time::Duration;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::log_service_server::LogService;
+use ottla_shell::Connection;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::held_body::Held;
 use super::{fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
@@ -42,10 +44,17 @@ impl LogService for LogRpc {
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let broker = self.0.get()?.clone();
-        Ok(Response::new(Box::pin(fetch::serve(
+        let connection = request.extensions().get::<Connection>().cloned();
+        let held = Held::default();
+        let fetched = fetch::serve(
             broker,
+            connection.as_ref(),
+            held.clone(),
             request.into_inner(),
-        ))))
+        );
+        let mut response: Response<Self::FetchStream> = Response::new(Box::pin(fetched));
+        held.until_sent(&mut response);
+        Ok(response)
     }
 
     async fn fetch_once(
@@ -53,13 +62,17 @@ impl LogService for LogRpc {
         request: Request<v1::FetchOnceRequest>,
     ) -> Result<Response<v1::FetchOnceResponse>, Status> {
         let broker = self.0.get()?;
+        let connection = request.extensions().get::<Connection>();
+        let budget = fetch::FetchBudget::of_call(broker, connection);
         let fetch = request.into_inner().fetch.unwrap_or_default();
-        let response = fetch::fetch(broker, &fetch, &fetch::FetchBudget::of_call(broker))
-            .await?
-            .response;
-        Ok(Response::new(v1::FetchOnceResponse {
-            fetch: Some(response),
-        }))
+        let fetched = fetch::fetch(broker, &fetch, &budget).await?;
+        let mut response = Response::new(v1::FetchOnceResponse {
+            fetch: Some(fetched.response),
+        });
+        let held = Held::default();
+        held.hold(fetched.reserved);
+        held.until_sent(&mut response);
+        Ok(response)
     }
 
     async fn list_offsets(

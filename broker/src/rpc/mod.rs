@@ -4,6 +4,7 @@
 mod admin;
 mod cluster;
 mod fetch;
+mod held_body;
 mod list_offsets;
 mod log;
 mod produce;
@@ -14,5 +15,6 @@ pub mod view;
 
 pub use admin::AdminRpc;
 pub use cluster::ClusterRpc;
+pub use held_body::HoldUntilSent;
 pub use log::LogRpc;
 pub use replica::{ProbeIdentity, ReplicaRpc};

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_broker_core::partition::Acks;
-use ottla_model::batch::{BatchHeader, validate_batch};
+use ottla_metadata::MetadataImage;
+use ottla_model::batch::{BatchHeader, TimestampWindow, validate_produced};
+use ottla_model::config::{TimestampType, TopicConfig};
 use ottla_model::error::ApiError;
 use ottla_model::limits::{BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_IN_FLIGHT_MAX};
-use ottla_model::{ErrorCode, LeaderEpoch};
+use ottla_model::{ErrorCode, LeaderEpoch, TimestampMs};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -93,10 +95,10 @@ async fn begin(
     let pending = PendingProduce::new(request.request_id, names, responder, permits, explain);
     let pending = Arc::new(pending);
     let deadline = broker.clock.now() + timeout;
-    let image = broker.image.current();
+    let (image, wall) = (broker.image.current(), broker.clock.wall());
     for (index, part) in request.partitions.into_iter().enumerate() {
         let room = broker.space.admit(part.batch.len());
-        match room.and_then(|()| accept(broker, &image, &part)) {
+        match room.and_then(|()| accept(broker, &image, wall, &part)) {
             Ok((replica, header)) => {
                 let input = ProduceInput {
                     acks,
@@ -139,7 +141,8 @@ fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
 
 fn accept(
     broker: &Broker,
-    image: &ottla_metadata::MetadataImage,
+    image: &MetadataImage,
+    wall: TimestampMs,
     part: &v1::ProducePartition,
 ) -> Result<(Arc<Replica>, BatchHeader), ApiError> {
     let Some(named) = &part.partition else {
@@ -149,12 +152,27 @@ fn accept(
         ));
     };
     let replica = broker.replica(image, named)?;
+    let window = image
+        .topic(replica.id.topic)
+        .and_then(|topic| window(&topic.config, wall));
     let size = part.batch.len();
     if size > BATCH_BYTES_MAX {
         let message = format!("the batch has {size} bytes; at most {BATCH_BYTES_MAX} are allowed");
         return Err(ApiError::new(ErrorCode::MessageTooLarge, message));
     }
-    let header = validate_batch(&part.batch)
-        .map_err(|error| ApiError::new(ErrorCode::CorruptMessage, error.to_string()))?;
+    let header = validate_produced(&part.batch, window)
+        .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
     Ok((replica, header))
+}
+
+/// Which times a topic takes from producers; `None` where it gives its own.
+fn window(config: &TopicConfig, now: TimestampMs) -> Option<TimestampWindow> {
+    match config.timestamp_type {
+        TimestampType::CreateTime => Some(TimestampWindow {
+            now,
+            before_max_ms: config.timestamp_before_max_ms,
+            after_max_ms: config.timestamp_after_max_ms,
+        }),
+        TimestampType::LogAppendTime => None,
+    }
 }

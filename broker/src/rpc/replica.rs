@@ -3,18 +3,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_broker_core::partition::{FollowerAck, FollowerState, Input};
+use ottla_broker_core::partition::{FollowerAck, FollowerState, Input, Partition};
 use ottla_model::error::ApiError;
 use ottla_model::{
     BrokerEpoch, DirectoryId, ErrorCode, IncarnationId, LeaderEpoch, NodeId, Offset,
+    TopicIdPartition,
 };
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::replica_service_server::ReplicaService;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,6 +27,9 @@ use crate::replication::FollowerLink;
 
 /// Messages made ahead of the connection.
 const MESSAGES_AHEAD: usize = 4;
+
+/// How long the first message may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a probe answers, known before the broker has recovered.
 #[derive(Debug, Clone)]
@@ -53,7 +59,11 @@ impl ReplicaService for ReplicaRpc {
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let broker = self.cell.get()?.clone();
         let mut requests = request.into_inner();
-        let first = requests.message().await?.unwrap_or_default();
+        let first = timeout(HELLO_TIMEOUT, requests.message()).await;
+        let first = first.map_err(|_| {
+            Status::deadline_exceeded("the stream did not say in time who follows")
+        })??;
+        let first = first.unwrap_or_default();
         let (follower, epoch) = greet(&broker, first.hello).map_err(|error| to_status(&error))?;
         let link = Arc::new(FollowerLink::new(follower));
         let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
@@ -179,15 +189,12 @@ async fn take_in(
         };
         match message {
             Ok(Some(message)) => {
-                for state in &message.states {
-                    match topic_id_partition(&state.topic_id, state.partition, "states") {
-                        Ok(id) => {
-                            stated.insert(id);
-                        }
-                        Err(error) => {
-                            // The stream ends with the refusal; nothing was taken in.
-                            let _ = sender.try_send(Err(to_status(&error)));
-                        }
+                match stated_here(&broker, &message) {
+                    Ok(ids) => stated.extend(ids),
+                    Err(error) => {
+                        // The stream ends with the refusal; nothing was taken in.
+                        let _ = sender.send(Err(to_status(&error))).await;
+                        break None;
                     }
                 }
                 hand_over(&broker, &link, epoch, message);
@@ -204,6 +211,21 @@ async fn take_in(
             replica.follower_gone(&link);
         }
     }
+}
+
+/// The partitions that a message states and that have a replica here.
+fn stated_here(
+    broker: &Broker,
+    message: &v1::ReplicateRequest,
+) -> Result<Vec<TopicIdPartition>, ApiError> {
+    let mut here = Vec::new();
+    for state in &message.states {
+        let id = topic_id_partition(&state.topic_id, state.partition, "states")?;
+        if broker.manager.get(id).is_some() {
+            here.push(id);
+        }
+    }
+    Ok(here)
 }
 
 fn hand_over(
@@ -224,20 +246,27 @@ fn hand_over(
             continue;
         };
         let leader_epoch = LeaderEpoch(state.leader_epoch);
-        match broker.manager.get(id) {
-            Some(replica) => replica.follower_state(
-                link,
-                FollowerState {
-                    follower,
-                    broker_epoch,
-                    leader_epoch,
-                    log_end: Offset(state.log_end),
-                    durable_end: Offset(state.durable_end),
-                    last_epoch: LeaderEpoch(state.last_epoch),
-                },
-            ),
-            None => link.refused(id, leader_epoch, ErrorCode::UnknownTopicOrPartition),
+        let Some(replica) = broker.manager.get(id) else {
+            link.refused(id, leader_epoch, ErrorCode::UnknownTopicOrPartition);
+            continue;
+        };
+        // A stream becomes its follower's only with the epoch that is led here. One that is behind,
+        // ahead or false hears so itself, and the stream that the follower has goes on.
+        if let Err(error) = replica.fetch_bounds(Some(leader_epoch)) {
+            link.refused(id, replica.with_core(Partition::leader_epoch), error);
+            continue;
         }
+        replica.follower_state(
+            link,
+            FollowerState {
+                follower,
+                broker_epoch,
+                leader_epoch,
+                log_end: Offset(state.log_end),
+                durable_end: Offset(state.durable_end),
+                last_epoch: LeaderEpoch(state.last_epoch),
+            },
+        );
     }
     for ack in message.acks {
         let Ok(id) = topic_id_partition(&ack.topic_id, ack.partition, "acks") else {

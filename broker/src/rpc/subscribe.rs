@@ -263,7 +263,7 @@ impl Reader {
         };
         let response = match self.leader(clients)? {
             None => {
-                let budget = fetch::FetchBudget::of_call(&self.broker);
+                let budget = fetch::FetchBudget::of_call(&self.broker, None);
                 fetch::fetch(&self.broker, &request, &budget)
                     .await
                     .map(|fetched| fetched.response)

@@ -90,16 +90,19 @@ async fn serve(config: NodeConfig) -> CommandResult {
     info!(%id, state = ?node.state(), "node started");
     let failed = node.wait_failed();
     let mut departure = Departure::FromTheCluster;
-    let outcome = tokio::select! {
-        reason = failed => Err(CommandError::from(anyhow::anyhow!("node {id} failed: {reason}"))),
+    tokio::select! {
+        reason = failed => {
+            // A node that cannot go on hands nothing over: its closed connections say that it is
+            // gone, and the others take over at once.
+            return Err(anyhow::anyhow!("node {id} failed: {reason}").into());
+        }
         signal = stop.wait() => {
             info!(%id, signal, "stopping");
             if signal == signals::QUIT {
                 departure = Departure::WithTheCluster;
             }
-            Ok(())
         }
-    };
+    }
     tokio::select! {
         () = node.shutdown(departure) => {}
         signal = stop.wait() => {
@@ -107,7 +110,7 @@ async fn serve(config: NodeConfig) -> CommandResult {
         }
     }
     info!(%id, "stopped");
-    outcome
+    Ok(())
 }
 
 /// Every setting in effect, by the key that sets it.

@@ -16,6 +16,8 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
+    #[error("{}:{line}: the file is not UTF-8 text; save it as UTF-8", path.display())]
+    NotText { path: PathBuf, line: usize },
     /// Not TOML, an unknown key, or a value of the wrong type.
     #[error("{}:{line}: {message}", path.display())]
     Syntax {
@@ -47,6 +49,15 @@ impl ConfigError {
             path: path.to_owned(),
             line,
             message: error.message().trim().replace('\n', ", "),
+        }
+    }
+
+    /// The bytes up to the first that is no text are `valid`.
+    pub(super) fn not_text(path: &Path, valid: &[u8]) -> ConfigError {
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfigError::NotText {
+            path: path.to_owned(),
+            line,
         }
     }
 

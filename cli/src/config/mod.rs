@@ -26,11 +26,14 @@ pub struct Overrides {
 impl NodeConfig {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path, overrides: Overrides) -> Result<NodeConfig, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        NodeConfig::parse(path, &text, overrides)
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => NodeConfig::parse(path, text, overrides),
+            Err(error) => Err(ConfigError::not_text(path, &bytes[..error.valid_up_to()])),
+        }
     }
 
     /// Checks the text of the file at `path`, which is only named in errors.

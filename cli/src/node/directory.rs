@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
+use ottla_shell::remedy;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+use super::refusal::Refusal;
 
 const LOCK_FILE: &str = "lock";
 
@@ -16,14 +19,15 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Makes the directory if need be, and takes it. The error is one line for people.
-    pub fn take(dir: &Path) -> Result<DirectoryLock, String> {
+    /// Makes the directory if need be, and takes it.
+    pub fn take(dir: &Path) -> Result<DirectoryLock, Refusal> {
         let shown = dir.display();
         let unusable = |error: std::io::Error| {
-            format!(
-                "cannot use the data directory {shown} (node.data_dir): {error}; \
-                 give the node a directory that it may write to"
-            )
+            let remedy =
+                remedy(error.kind()).unwrap_or("give the node a directory that it may use");
+            Refusal::lasting(format!(
+                "cannot use the data directory {shown} (node.data_dir): {error}; {remedy}"
+            ))
         };
         std::fs::create_dir_all(dir).map_err(unusable)?;
         let mut file = File::options()
@@ -39,10 +43,10 @@ impl DirectoryLock {
                 Ok(_) if !holder.trim().is_empty() => format!(" (process {})", holder.trim()),
                 _ => String::new(),
             };
-            return Err(format!(
+            return Err(Refusal::passing(format!(
                 "the data directory {shown} (node.data_dir) is in use by another node{pid}; stop \
                  that one, or give this node a directory of its own"
-            ));
+            )));
         }
         let note = file
             .set_len(0)
@@ -89,7 +93,7 @@ mod tests {
     fn a_directory_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
         let first = DirectoryLock::take(dir.path()).unwrap();
-        let refused = DirectoryLock::take(dir.path()).unwrap_err();
+        let refused = DirectoryLock::take(dir.path()).unwrap_err().reason;
         assert!(
             refused.contains("in use") && refused.contains("data_dir"),
             "{refused}"

@@ -142,6 +142,16 @@ impl ControllerCore {
             return unknown;
         };
         active.latest = active.latest.max(now);
+        // Nobody has applied what was never proposed: such a beat shows that its sender lives, and
+        // no more. What is proposed is the bound, and not what is committed, because another
+        // controller may have shown the broker a commit of which this core is only about to hear.
+        let beat = match beat.applied > active.scratch.offset {
+            true => BeatState {
+                applied: MetadataOffset::ZERO,
+                ..beat
+            },
+            false => beat,
+        };
         active.sessions.beat(now, broker, epoch, beat.applied);
         let gone = active.sessions.expired(now, &active.scratch);
         judge(

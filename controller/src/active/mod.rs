@@ -13,10 +13,10 @@ use ottla_metadata::BrokerRegistration;
 use ottla_model::error::ApiError;
 use ottla_model::limits::CONTROLLER_QUEUE_MAX;
 use ottla_model::{BrokerEpoch, ErrorCode, Instant, MetadataOffset, NodeId};
+use ottla_shell::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::clock::Clock;
 use crate::quorum::QuorumStatus;
 
 pub use worker::Worker;

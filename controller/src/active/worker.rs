@@ -13,11 +13,11 @@ use ottla_metadata::MetadataBatch;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{CONTROLLER_QUEUE_MAX, METADATA_RECORDS_PER_ENTRY_MAX};
 use ottla_model::{ClusterId, ErrorCode, MetadataOffset};
+use ottla_shell::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::chunk::{Chunk, Chunks, Parked};
 use super::{Ask, Decided, Decisions, Shared, no_quorum, not_active};
-use crate::clock::Clock;
 use crate::feed::{Current, Feed};
 use crate::quorum::{Applied, ProposeError, Quorum, QuorumStatus};
 

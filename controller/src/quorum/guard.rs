@@ -59,7 +59,8 @@ impl Guard {
     /// The node must stop. Only the first cause is told.
     pub fn fatal(&self, error: FatalError) {
         if !self.fatal.swap(true, Ordering::SeqCst) {
-            tracing::error!("{error}");
+            // Whoever runs the node tells why it ends, and nobody shall read it twice.
+            tracing::debug!(%error, "this controller must stop");
             (self.on_fatal)(error);
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use ottla_log::LogError;
 use ottla_log::wal::{Wal, WalPosition};
+use ottla_shell::told;
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{Checkpoint, Frame};
@@ -47,7 +48,7 @@ impl Waiter {
     fn complete(self, result: &Result<(), LogError>) {
         let result = match result {
             Ok(()) => Ok(()),
-            Err(error) => Err(io::Error::other(error.clone())),
+            Err(error) => Err(io::Error::other(told(error))),
         };
         match self {
             Waiter::Nobody => {}
@@ -149,7 +150,8 @@ impl Writer {
             written = self.wal.trim(position);
         }
         if let Err(error) = &written {
-            tracing::error!(error = %chain(error), "the consensus log cannot be written");
+            // The consensus stops because of it, and the node tells why.
+            tracing::debug!(error = %told(error), "the consensus log cannot be written");
         }
         for waiter in waiters {
             waiter.complete(&written);
@@ -205,16 +207,4 @@ impl Writer {
         })?;
         self.wal.append(&[&[bytes]])
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

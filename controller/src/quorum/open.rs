@@ -1,7 +1,7 @@
 //! Puts the consensus together from its log, snapshots, network and tasks.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ impl Quorum {
         };
         let store = LogStore::open(Arc::clone(&disk), Some(lock), &dir.join("log"), wal);
         let store = store.map_err(StartError::Log)?;
+        check_not_lost(&guard, &store, &dir)?;
         let (snapshots, newest) = open_snapshots(disk, dir.join("snapshots"), &store)?;
         let damaged = |error: std::io::Error| StartError::Damaged {
             path: dir.join("snapshots"),
@@ -78,12 +79,7 @@ impl Quorum {
         let machine =
             StateMachine::open(snapshots.clone(), newest, feed, history, Arc::clone(&since));
         let machine = machine.map_err(damaged)?;
-        let endpoints: BTreeMap<NodeId, Endpoint> = config
-            .voters
-            .iter()
-            .map(|voter| (voter.node_id, voter.internal_endpoint.clone()))
-            .collect();
-        let peers = Peers::new(Arc::clone(&guard), endpoints);
+        let peers = Peers::new(Arc::clone(&guard), endpoints(&config));
         let me = raft_id(guard.identity().node_id);
         let raft_config = Arc::new(raft_config(&config)?);
         let raft = Raft::build(me, raft_config, peers.clone(), store.clone(), machine).await;
@@ -123,6 +119,18 @@ impl Quorum {
     }
 }
 
+/// A controller of a cluster has a log. Without it, it could vote again where it has voted, or
+/// found the cluster anew.
+fn check_not_lost(guard: &Guard, store: &LogStore, dir: &Path) -> Result<(), StartError> {
+    match guard.identity().cluster_id() {
+        Some(cluster) if store.is_empty() => Err(StartError::Damaged {
+            path: dir.join("log"),
+            what: format!("it is empty, but this controller belongs to cluster {cluster}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The newest whole snapshot, unless the log does not reach back to it.
 fn open_snapshots(
     disk: Arc<dyn Disk>,
@@ -141,11 +149,18 @@ fn open_snapshots(
         return Err(StartError::Damaged {
             path: dir,
             what: format!(
-                "{damaged} snapshots are damaged, and the log does not reach back to a whole one; restore this directory, or replace the voter"
+                "{damaged} snapshots are damaged, and the log does not reach back to a whole one"
             ),
         });
     }
     Ok((snapshots, newest))
+}
+
+fn endpoints(config: &QuorumConfig) -> BTreeMap<NodeId, Endpoint> {
+    let voters = config.voters.iter();
+    voters
+        .map(|voter| (voter.node_id, voter.internal_endpoint.clone()))
+        .collect()
 }
 
 fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {

@@ -16,8 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::member::Member;
-use super::types::{AppendRequest, Snapshot, VoteRequest, node_id};
-use super::wire::{PreVoteBody, SnapshotHead, decode, encode};
+use super::types::{AppendRequest, Snapshot, TransferLeaderRequest, VoteRequest, node_id};
+use super::wire::{PreVoteBody, SnapshotHead, check_vote, decode, encode};
 use crate::connection::is_refused;
 
 /// Answers of one append stream that wait for the network.
@@ -95,13 +95,21 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("the consensus is not running: {error}"))
 }
 
+/// An append request of this controller.
+fn append_request(from: NodeId, body: &[u8]) -> Result<AppendRequest, Status> {
+    let request: AppendRequest = decode(body)?;
+    check_vote(&request.vote, from)?;
+    Ok(request)
+}
+
 /// The requests of an append stream, until it ends or one cannot be read.
 fn requests(
+    from: NodeId,
     first: AppendRequest,
     rest: Streaming<v1::AppendRequest>,
 ) -> impl Stream<Item = AppendRequest> + Send + 'static {
-    let rest = rest.scan((), |(), message| {
-        let request = message.and_then(|message| decode(&message.body));
+    let rest = rest.scan((), move |(), message| {
+        let request = message.and_then(|message| append_request(from, &message.body));
         let request = request
             .inspect_err(|status| tracing::debug!(%status, "an append stream ended"))
             .ok();
@@ -122,12 +130,12 @@ impl RaftService for RaftHandler {
         let Some(first) = messages.message().await? else {
             return Ok(Response::new(futures::stream::empty().boxed()));
         };
-        self.member.guard.check(first.envelope.as_ref())?;
-        let first = decode(&first.body)?;
+        let from = self.member.guard.check(first.envelope.as_ref())?;
+        let first = append_request(from, &first.body)?;
         let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
         let raft = self.member.raft.clone();
         self.runtime.spawn(async move {
-            let answers = raft.stream_append(requests(first, messages));
+            let answers = raft.stream_append(requests(from, first, messages));
             futures::pin_mut!(answers);
             while let Some(answer) = answers.next().await {
                 let answer = answer.map_err(stopped).and_then(|answer| encode(&answer));
@@ -145,8 +153,10 @@ impl RaftService for RaftHandler {
         request: Request<v1::VoteRequest>,
     ) -> Result<Response<v1::VoteResponse>, Status> {
         let message = request.into_inner();
-        self.member.guard.check(message.envelope.as_ref())?;
-        let vote = self.without_lease_of_the_dead(decode(&message.body)?);
+        let from = self.member.guard.check(message.envelope.as_ref())?;
+        let vote: VoteRequest = decode(&message.body)?;
+        check_vote(&vote.vote, from)?;
+        let vote = self.without_lease_of_the_dead(vote);
         let answer = self.member.raft.vote(vote).await.map_err(stopped)?;
         let body = encode(&answer)?;
         Ok(Response::new(v1::VoteResponse { body }))
@@ -157,9 +167,10 @@ impl RaftService for RaftHandler {
         request: Request<v1::PreVoteRequest>,
     ) -> Result<Response<v1::PreVoteResponse>, Status> {
         let message = request.into_inner();
-        self.member.guard.check(message.envelope.as_ref())?;
+        let from = self.member.guard.check(message.envelope.as_ref())?;
         let body = match decode(&message.body)? {
             PreVoteBody::Vote(vote) => {
+                check_vote(&vote.vote, from)?;
                 encode(&self.member.raft.pre_vote(vote).await.map_err(stopped)?)?
             }
             ask @ PreVoteBody::LeaderGone { .. } => encode(&self.would_replace(&ask).await)?,
@@ -175,8 +186,9 @@ impl RaftService for RaftHandler {
         let Some(first) = messages.message().await? else {
             return Err(Status::invalid_argument("a snapshot has no parts"));
         };
-        self.member.guard.check(first.envelope.as_ref())?;
+        let from = self.member.guard.check(first.envelope.as_ref())?;
         let head: SnapshotHead = decode(&first.head)?;
+        check_vote(&head.vote, from)?;
         let image = receive_parts(&head, first, messages).await?;
         let snapshot = Snapshot {
             meta: head.meta,
@@ -196,8 +208,9 @@ impl RaftService for RaftHandler {
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let message = request.into_inner();
-        self.member.guard.check(message.envelope.as_ref())?;
-        let transfer = decode(&message.body)?;
+        let from = self.member.guard.check(message.envelope.as_ref())?;
+        let transfer: TransferLeaderRequest = decode(&message.body)?;
+        check_vote(transfer.from_leader(), from)?;
         let handled = self.member.raft.handle_transfer_leader(transfer).await;
         handled
             .map_err(stopped)?

@@ -72,7 +72,9 @@ impl StatusFollower {
         // A leader that no majority answers must not keep the brokers to itself: others may have
         // elected another long since.
         let acknowledged = metrics.last_quorum_acked;
-        let is_followed = acknowledged.is_some_and(|at| at.elapsed() < self.patience);
+        // A voter alone is its own majority, and asks nobody.
+        let is_alone = metrics.membership_config.voter_ids().count() == 1;
+        let is_followed = is_alone || acknowledged.is_some_and(|at| at.elapsed() < self.patience);
         let leads = metrics.state == ServerState::Leader;
         let is_running = metrics.running_state.is_ok();
         let leader = metrics.current_leader.map(node_id);

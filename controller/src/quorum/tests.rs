@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use openraft::vote::RaftLeaderId as _;
 use ottla_log::{Disk, SimDisk};
 use ottla_metadata::{ClusterCreated, Endpoint, MetadataBatch, MetadataRecord, TopicCreated};
 use ottla_model::name::TopicName;
@@ -10,7 +11,7 @@ use ottla_model::{ClusterId, DirectoryId, MetadataOffset, TimestampMs, TopicId};
 use super::*;
 use crate::config::{QuorumConfig, Voter};
 use crate::dir_lock::DirLock;
-use crate::error::FatalError;
+use crate::error::{FatalError, StartError};
 use crate::feed::Feed;
 use crate::history::History;
 use crate::identity::Identity;
@@ -22,6 +23,8 @@ struct Node {
     disk: SimDisk,
     dir: tempfile::TempDir,
     snapshot_entries: u64,
+    /// What the directory says that it belongs to.
+    cluster: Option<ClusterId>,
 }
 
 /// A node that runs.
@@ -37,10 +40,26 @@ impl Node {
             disk: SimDisk::new(),
             dir: tempfile::tempdir().unwrap(),
             snapshot_entries: 10,
+            cluster: None,
         }
     }
 
     async fn start(&self) -> Running {
+        self.try_start().await.unwrap()
+    }
+
+    /// A node that just ended lets go of its directory a moment later.
+    fn lock(&self) -> DirLock {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            match DirLock::take(self.dir.path()) {
+                Ok(lock) => return lock,
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
+    async fn try_start(&self) -> Result<Running, StartError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let dir = Path::new("/controller");
         disk.create_dir_all(dir).unwrap();
@@ -58,9 +77,12 @@ impl Node {
         }]);
         config.log_file_bytes = 16 * 1024;
         config.snapshot_entries = self.snapshot_entries;
+        if let Some(cluster) = self.cluster {
+            identity.set_cluster_id(cluster).unwrap();
+        }
         let quorum = Quorum::open(QuorumParts {
             disk,
-            lock: DirLock::take(self.dir.path()).unwrap(),
+            lock: self.lock(),
             dir: dir.to_owned(),
             guard: Arc::new(Guard::new(Arc::new(identity), on_fatal)),
             config,
@@ -68,11 +90,11 @@ impl Node {
             history: History::open(&self.dir.path().join("history"), i64::MAX),
             log_id_if_new: 3,
         });
-        Running {
-            quorum: quorum.await.unwrap(),
+        Ok(Running {
+            quorum: quorum.await?,
             feed,
             fatal,
-        }
+        })
     }
 }
 
@@ -197,5 +219,95 @@ fn a_sync_that_fails_stops_the_node_with_the_reason() {
         let fatal = fatal.unwrap().clone();
         assert!(matches!(fatal, Some(FatalError::Consensus(_))), "{fatal:?}");
         assert!(!running.quorum.status().borrow().is_leader);
+    });
+}
+
+/// A vote of a term that is far ahead, in the name of a controller, which no lease holds up.
+fn vote_of(candidate: u64, term: u64) -> types::VoteRequest {
+    let leader = openraft::impls::leader_id_std::LeaderId::new(term, candidate);
+    types::VoteRequest {
+        vote: types::Vote {
+            leader_id: leader,
+            committed: false,
+        },
+        last_log_id: None,
+        leadership_transfer: true,
+    }
+}
+
+#[test]
+fn a_damaged_or_false_vote_under_a_good_envelope_changes_no_term() {
+    use ottla_proto::v1::raft_service_server::RaftService as _;
+    runtime().block_on(async {
+        let node = Node::new();
+        let running = node.start().await;
+        running.lead().await;
+        let before = running.quorum.status().borrow().term;
+        let handler = running.quorum.handler();
+        let good = wire::encode(&vote_of(1, 70)).unwrap();
+        let mut bodies = vec![
+            bytes::Bytes::new(),
+            bytes::Bytes::from(postcard::to_stdvec(&vote_of(1, 70)).unwrap()),
+            [&good[..], &[0]].concat().into(),
+            wire::encode(&(vote_of(1, 70), 7u8)).unwrap(),
+            wire::encode(&vote_of(2, 70)).unwrap(),
+            wire::encode(&vote_of(1, u64::MAX)).unwrap(),
+        ];
+        bodies.extend((0..good.len()).map(|end| good.slice(..end)));
+        bodies.extend((0..good.len() * 8).map(|bit| {
+            let mut flipped = good.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped.into()
+        }));
+        for body in bodies {
+            let request = ottla_proto::v1::VoteRequest {
+                envelope: Some(running.quorum.member.guard.envelope(NodeId(1))),
+                body: body.clone(),
+            };
+            let refused = handler.vote(tonic::Request::new(request)).await;
+            let status = refused.expect_err("a refusal");
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{body:?}");
+            assert_eq!(running.quorum.status().borrow().term, before, "{body:?}");
+        }
+        running.quorum.shutdown().await;
+    });
+}
+
+#[test]
+fn a_voter_alone_leads_on_without_anything_to_do() {
+    runtime().block_on(async {
+        let node = Node::new();
+        let running = node.start().await;
+        running.lead().await;
+        let mut status = running.quorum.status();
+        let lost = status.wait_for(|status| !status.is_leader);
+        // Longer than a leader counts as one that no majority answers.
+        let lost = tokio::time::timeout(Duration::from_millis(2_000), lost).await;
+        assert!(lost.is_err(), "{lost:?}");
+        running.quorum.shutdown().await;
+    });
+}
+
+#[test]
+fn a_controller_of_a_cluster_that_lost_its_log_does_not_begin_anew() {
+    let mut node = Node::new();
+    runtime().block_on(async {
+        let running = node.start().await;
+        running.lead().await;
+        running.quorum.shutdown().await;
+    });
+    node.cluster = Some(ClusterId::from_random(9));
+    runtime().block_on(async {
+        node.start().await.quorum.shutdown().await;
+    });
+    let log = Path::new("/controller/log");
+    node.disk.remove_dir_all(log).unwrap();
+    runtime().block_on(async {
+        let refused = node.try_start().await.err().expect("a refusal");
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("/controller/log") && refused.contains("restore"),
+            "{refused}"
+        );
     });
 }

@@ -28,6 +28,7 @@ pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Bytes>;
 pub type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
 pub type VoteResponse = openraft::raft::VoteResponse<TypeConfig>;
+pub type TransferLeaderRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
 pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
 pub type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachine>;
 

@@ -49,7 +49,8 @@ impl Journal {
     fn tell_failure(self) -> Option<Wal> {
         drop(self.shared.journal.abort());
         if let Some(error) = self.shared.failure() {
-            tracing::error!(%error, "storage failed; nothing more is acknowledged");
+            // Whoever opened the store tells why the node ends.
+            tracing::debug!(%error, "storage failed; nothing more is acknowledged");
             (self.fatal)(error.clone());
         }
         None

@@ -33,6 +33,12 @@ impl Attributes {
     pub fn is_control(self) -> bool {
         self.0 & (1 << 5) != 0
     }
+
+    /// Whether bits are set that no producer gives a meaning to: the delete horizon, which is
+    /// compaction's, and those that Kafka has not assigned.
+    pub fn has_reserved(self) -> bool {
+        self.0 & !0b11_1111 != 0
+    }
 }
 
 /// A batch's header, decoded.

@@ -5,14 +5,30 @@
 
 mod builder;
 mod header;
+mod produced;
 mod records;
 mod validate;
 mod varint;
 
 pub use builder::{BatchBuilder, BuildError, NewRecord};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, LENGTH_PREFIX_BYTES, stamp};
+pub use produced::{ProducedError, TimestampWindow, validate_produced};
 pub use records::{Header, Record, RecordsError, decode_records};
-pub use validate::{BatchError, next_batch, validate_batch};
+pub use validate::{BatchError, TimeSpan, next_batch, validate_batch};
+
+use bytes::{Bytes, BytesMut};
+
+/// Batches behind each other, as they travel together. One alone is not copied.
+pub fn joined(batches: Vec<Bytes>) -> Bytes {
+    if batches.len() <= 1 {
+        return batches.into_iter().next().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(batches.iter().map(Bytes::len).sum());
+    batches
+        .iter()
+        .for_each(|batch| all.extend_from_slice(batch));
+    all.freeze()
+}
 
 #[cfg(test)]
 mod tests;

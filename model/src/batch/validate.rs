@@ -55,9 +55,30 @@ pub fn next_batch(bytes: &[u8]) -> Result<(BatchHeader, &[u8], &[u8]), BatchErro
     Ok((header, batch, rest))
 }
 
+/// The earliest and the latest time of a batch's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeSpan {
+    pub earliest: TimestampMs,
+    pub latest: TimestampMs,
+}
+
+impl TimeSpan {
+    fn including(self, time: TimestampMs) -> TimeSpan {
+        TimeSpan {
+            earliest: self.earliest.min(time),
+            latest: self.latest.max(time),
+        }
+    }
+}
+
 /// Checks that `bytes` are exactly one valid batch: length, version, checksum, compression, count,
 /// and for uncompressed records the shape of each. Compressed records are not unpacked.
 pub fn validate_batch(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+    examine(bytes).map(|(header, _)| header)
+}
+
+/// [`validate_batch`], and the times of the records where they are not compressed.
+pub(super) fn examine(bytes: &[u8]) -> Result<(BatchHeader, Option<TimeSpan>), BatchError> {
     let header =
         BatchHeader::decode(bytes).ok_or(BatchError::HeaderCutOff { have: bytes.len() })?;
     if header.size != bytes.len() || header.size < HEADER_BYTES {
@@ -93,43 +114,51 @@ pub fn validate_batch(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
             last_offset_delta: header.last_offset_delta,
         });
     }
-    if compression == Compression::None {
-        walk_records(&bytes[HEADER_BYTES..], header.base_timestamp, count)?;
-    }
-    Ok(header)
+    let times = match compression {
+        Compression::None => Some(walk_records(&bytes[HEADER_BYTES..], &header)?),
+        _ => None,
+    };
+    Ok((header, times))
 }
 
 /// Steps over each record, checking its shape: whoever reads it later can decode it.
-fn walk_records(
-    mut bytes: &[u8],
-    base_timestamp: TimestampMs,
-    count: i32,
-) -> Result<(), BatchError> {
-    for index in 0..count {
+fn walk_records(mut bytes: &[u8], header: &BatchHeader) -> Result<TimeSpan, BatchError> {
+    let mut span: Option<TimeSpan> = None;
+    for index in 0..header.record_count {
         let malformed = BatchError::Record { index };
         let length = take_varint(&mut bytes).and_then(|n| usize::try_from(n).ok());
         let Some(mut body) = length.and_then(|length| bytes.get(..length)) else {
             return Err(malformed);
         };
         bytes = &bytes[body.len()..];
-        if !is_record(&mut body, base_timestamp, index) {
+        let time = walk_record(&mut body, header.base_timestamp, index);
+        let Some(time) = time.filter(|_| body.is_empty()) else {
             return Err(malformed);
-        }
+        };
+        let alone = TimeSpan {
+            earliest: time,
+            latest: time,
+        };
+        span = Some(span.map_or(alone, |span| span.including(time)));
     }
     if !bytes.is_empty() {
         return Err(BatchError::TrailingBytes { bytes: bytes.len() });
     }
-    Ok(())
+    let none = BatchError::Count {
+        count: header.record_count,
+        last_offset_delta: header.last_offset_delta,
+    };
+    span.ok_or(none)
 }
 
-/// Whether `body` is exactly one record with this offset delta.
-fn is_record(body: &mut &[u8], base_timestamp: TimestampMs, expected: i32) -> bool {
-    walk_record(body, base_timestamp, expected).is_some() && body.is_empty()
-}
-
-fn walk_record(body: &mut &[u8], base_timestamp: TimestampMs, expected: i32) -> Option<()> {
+/// Steps over a record with this offset delta, and gives its time.
+fn walk_record(
+    body: &mut &[u8],
+    base_timestamp: TimestampMs,
+    expected: i32,
+) -> Option<TimestampMs> {
     *body = body.get(1..)?;
-    base_timestamp.0.checked_add(take_varlong(body)?)?;
+    let timestamp = base_timestamp.0.checked_add(take_varlong(body)?)?;
     if take_varint(body)? != expected {
         return None;
     }
@@ -142,7 +171,7 @@ fn walk_record(body: &mut &[u8], base_timestamp: TimestampMs, expected: i32) -> 
         *body = &body[key..];
         skip_nullable(body)?;
     }
-    Some(())
+    Some(TimestampMs(timestamp))
 }
 
 /// Steps over a length and as many bytes; a length of -1 is null.

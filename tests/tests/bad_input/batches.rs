@@ -2,9 +2,9 @@
 //! be, so that each is refused for its own fault.
 
 use bytes::Bytes;
-use ottla_model::TimestampMs;
 use ottla_model::batch::{BatchBuilder, NewRecord};
 use ottla_model::compression::Compression;
+use ottla_model::{ErrorCode, TimestampMs};
 use ottla_model::{ProducerEpoch, ProducerId};
 
 const LENGTH: usize = 8;
@@ -12,6 +12,11 @@ const MAGIC: usize = 16;
 const CRC: usize = 17;
 const ATTRIBUTES: usize = 21;
 const LAST_OFFSET_DELTA: usize = 23;
+const BASE_TIMESTAMP: usize = 27;
+const MAX_TIMESTAMP: usize = 35;
+const PRODUCER_ID: usize = 43;
+const PRODUCER_EPOCH: usize = 51;
+const BASE_SEQUENCE: usize = 53;
 const RECORD_COUNT: usize = 57;
 const HEADER_BYTES: usize = 61;
 
@@ -92,14 +97,53 @@ pub fn damaged() -> Vec<(&'static str, Bytes)> {
     ]
 }
 
-/// Batches that only brokers write, or that nobody writes yet.
-pub fn not_for_producers() -> Vec<(&'static str, Bytes)> {
+/// Sound batches that no producer may write, with the code of the refusal.
+pub fn not_for_producers() -> Vec<(&'static str, ErrorCode, Bytes)> {
     let batch = good(b"value");
-    let with = |attributes: i16| resealed(&batch, ATTRIBUTES, &attributes.to_be_bytes());
+    let record = ErrorCode::InvalidRecord;
+    let time = ErrorCode::InvalidTimestamp;
+    let attributes = |bits: u16| resealed(&batch, ATTRIBUTES, &bits.to_be_bytes());
+    let max_timestamp = |ms: i64| resealed(&batch, MAX_TIMESTAMP, &ms.to_be_bytes());
+    let at = |ms: i64| {
+        // One record whose own time is that of its batch.
+        let moved = resealed(&batch, BASE_TIMESTAMP, &ms.to_be_bytes());
+        resealed(&moved, MAX_TIMESTAMP, &ms.to_be_bytes())
+    };
     vec![
-        ("a control batch", with(0x20)),
-        ("a transactional batch", with(0x10)),
-        ("a claimed append time", with(0x08)),
+        ("a control batch", record, attributes(0x20)),
+        (
+            "a transactional batch",
+            ErrorCode::UnsupportedVersion,
+            attributes(0x10),
+        ),
+        ("a claimed append time", time, attributes(0x08)),
+        ("a delete horizon", record, attributes(0x40)),
+        ("an attribute of nobody's", record, attributes(0x8000)),
+        (
+            "an offset of its own",
+            record,
+            patched(&batch, 0, &7i64.to_be_bytes()),
+        ),
+        (
+            "a sequence of no producer",
+            record,
+            resealed(&batch, BASE_SEQUENCE, &3i32.to_be_bytes()),
+        ),
+        (
+            "an epoch of no producer",
+            record,
+            resealed(&batch, PRODUCER_EPOCH, &0i16.to_be_bytes()),
+        ),
+        (
+            "a producer without epoch and sequence",
+            record,
+            resealed(&batch, PRODUCER_ID, &9i64.to_be_bytes()),
+        ),
+        ("a greatest time that no record has", time, max_timestamp(1)),
+        ("the end of time", time, at(i64::MAX)),
+        ("the beginning of time", time, at(i64::MIN)),
+        ("a time before 1970", time, at(-2)),
+        ("a time in the year 3000", time, at(32_503_680_000_000)),
     ]
 }
 

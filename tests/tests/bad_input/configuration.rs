@@ -2,19 +2,47 @@
 //! what is wrong, where, and what to do.
 
 use std::path::Path;
+use std::time::Duration;
 
-use super::node::{Node, config, free_port, refused_server};
+use super::node::{Ended, Node, config, free_port, refused_server};
 
-/// The server ends with one line that has these words.
+/// How long a server may take to refuse on an idle machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// And how many times that which a busy machine takes to start the program at all.
+const BUSY: u32 = 30;
+
+/// The exit codes of a wrong configuration and of a place that cannot be used.
+const USAGE: i32 = 2;
+const FAILURE: i32 = 1;
+
+/// The server ended at once, with this code and one line that has these words.
 #[track_caller]
-fn assert_one_line(dir: &Path, config: &str, words: &[&str]) {
-    let output = refused_server(dir, config);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{config}\nended well: {said}");
+pub fn assert_one_line(ended: &Ended, code: i32, words: &[&str]) {
+    let said = &ended.said;
     assert_eq!(said.lines().count(), 1, "one line was expected:\n{said}");
-    assert!(said.starts_with("error: "), "{said}");
+    assert_last_line(ended, code, words);
+}
+
+/// The server ended at once, with this code and a last line that has these words. Nothing before
+/// it is an error.
+#[track_caller]
+pub fn assert_last_line(ended: &Ended, code: i32, words: &[&str]) {
+    let Ended {
+        status,
+        said,
+        took,
+        least,
+    } = ended;
+    assert_eq!(status.code(), Some(code), "{said}");
+    let at_once = AT_ONCE + *least * BUSY;
+    assert!(*took < at_once, "it took {took:?}, not {at_once:?}: {said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: "), "{said}");
+    assert_eq!(said.matches("ERROR").count(), 0, "{said}");
+    assert_eq!(said.matches("error: ").count(), 1, "{said}");
     for word in words {
-        assert!(said.contains(word), "'{word}' is missing: {said}");
+        assert!(last.contains(word), "'{word}' is missing: {last}");
     }
 }
 
@@ -63,8 +91,10 @@ fn a_wrong_configuration_ends_the_server_with_one_clear_line() {
         ),
     ];
     for (config, words) in cases {
-        assert_one_line(dir.path(), &config, words);
+        assert_one_line(&refused_server(dir.path(), config), USAGE, words);
     }
+    let not_text = refused_server(dir.path(), b"[node]\nid = 0 # \xff\n");
+    assert_one_line(&not_text, USAGE, &["refused.toml:2:", "UTF-8"]);
 }
 
 #[tokio::test]
@@ -77,23 +107,26 @@ async fn a_place_that_is_taken_ends_the_server_with_one_clear_line() {
 
     let port_taken = config(0, &data, node.client_port, free_port());
     assert_one_line(
-        dir.path(),
-        &port_taken,
+        &refused_server(dir.path(), port_taken),
+        FAILURE,
         &["listen.client", &taken, "another address"],
     );
     let in_use = config_of(0, &node.data_dir());
     assert_one_line(
-        dir.path(),
-        &in_use,
+        &refused_server(dir.path(), in_use),
+        FAILURE,
         &["node.data_dir", "in use", "of its own"],
     );
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("a file");
-    let no_directory = config_of(0, &file.join("data"));
-    assert_one_line(dir.path(), &no_directory, &["node.data_dir", "may write"]);
+    for nowhere in [file.join("data"), file, "/proc/nowhere".into()] {
+        let ended = refused_server(dir.path(), config_of(0, &nowhere));
+        let named = nowhere.display().to_string();
+        assert_one_line(&ended, FAILURE, &["node.data_dir", &named, "directory"]);
+    }
     node.assert_unharmed();
 
     node.kill();
-    let of_another = config_of(1, &node.data_dir());
-    assert_one_line(dir.path(), &of_another, &["belongs to node 0", "node.id"]);
+    let of_another = refused_server(dir.path(), config_of(1, &node.data_dir()));
+    assert_one_line(&of_another, FAILURE, &["belongs to node 0", "node.id"]);
 }

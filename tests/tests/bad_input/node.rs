@@ -1,8 +1,9 @@
 //! One node as a process of its own, with everything it keeps in a directory that goes away with
 //! it.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -47,33 +48,82 @@ pub fn free_port() -> u16 {
 
 /// The configuration of a node that is a cluster by itself.
 pub fn config(id: i32, data_dir: &Path, client: u16, internal: u16) -> String {
-    format!(
-        "[node]\nid = {id}\ndata_dir = {data_dir:?}\n\
-         [listen]\nclient = \"127.0.0.1:{client}\"\ninternal = \"127.0.0.1:{internal}\"\n\
-         [[controllers]]\nid = {id}\naddress = \"127.0.0.1:{internal}\"\n"
-    )
+    config_among(id, data_dir, client, internal, &[(id, internal)])
 }
 
-/// Runs `ottla server` with a configuration that it must refuse, and gives what it said.
-pub fn refused_server(dir: &Path, config: &str) -> Output {
+/// The configuration of a node with these controllers, by id and internal port.
+pub fn config_among(
+    id: i32,
+    data_dir: &Path,
+    client: u16,
+    internal: u16,
+    controllers: &[(i32, u16)],
+) -> String {
+    let mut text = format!(
+        "[node]\nid = {id}\ndata_dir = {data_dir:?}\n\
+         [listen]\nclient = \"127.0.0.1:{client}\"\ninternal = \"127.0.0.1:{internal}\"\n"
+    );
+    for (id, port) in controllers {
+        text.push_str(&format!(
+            "[[controllers]]\nid = {id}\naddress = \"127.0.0.1:{port}\"\n"
+        ));
+    }
+    text
+}
+
+/// How `ottla server` ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub said: String,
+    pub took: Duration,
+    /// What the program takes to say its version: how busy the machine is.
+    pub least: Duration,
+}
+
+/// Runs `ottla server` with a configuration that it must refuse.
+pub fn refused_server(dir: &Path, config: impl AsRef<[u8]>) -> Ended {
     let file = dir.join("refused.toml");
     std::fs::write(&file, config).expect("a configuration file");
-    let mut child = Command::new(binary())
-        .args(["server", "--config"])
-        .arg(&file)
-        .stdout(Stdio::piped())
+    let mut command = Command::new(binary());
+    command.args(["server", "--config"]).arg(&file);
+    refused(command)
+}
+
+/// Runs a command that must end by itself.
+pub fn refused(mut command: Command) -> Ended {
+    let began = Instant::now();
+    let version = Command::new(binary()).arg("--version").output();
+    assert!(version.expect("ottla runs").status.success());
+    let least = began.elapsed();
+    let began = Instant::now();
+    let mut child = command
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("ottla runs");
-    let deadline = Instant::now() + PATIENCE;
+        .expect("it runs");
+    let mut stderr = child.stderr.take().expect("its standard error");
+    let reading = std::thread::spawn(move || {
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).expect("text");
+        said
+    });
     while child.try_wait().expect("its state").is_none() {
-        if Instant::now() > deadline {
+        if began.elapsed() > PATIENCE {
             child.kill().expect("it can be killed");
-            panic!("ottla server went on with this configuration:\n{config}");
+            let said = reading.join().expect("the reader");
+            panic!("{command:?} went on:\n{said}");
         }
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(2));
     }
-    child.wait_with_output().expect("its output")
+    let took = began.elapsed();
+    let status = child.wait().expect("its status");
+    let said = reading.join().expect("the reader");
+    Ended {
+        status,
+        said,
+        took,
+        least,
+    }
 }
 
 /// A node that serves, until it is dropped.
@@ -87,30 +137,79 @@ pub struct Node {
 impl Node {
     /// Starts a node and waits until it leads itself.
     pub async fn start() -> Node {
+        Node::start_with("").await
+    }
+
+    /// Starts a node with more in its configuration.
+    pub async fn start_with(more: &str) -> Node {
+        Node::start_as(0, more).await
+    }
+
+    /// Starts a node with this id and more in its configuration.
+    pub async fn start_as(id: i32, more: &str) -> Node {
         let dir = tempfile::tempdir().expect("a directory");
-        let (client_port, internal_port) = (free_port(), free_port());
-        let text = config(0, &dir.path().join("data"), client_port, internal_port);
-        let file = dir.path().join("node.toml");
-        std::fs::write(&file, text).expect("a configuration file");
-        let log = std::fs::File::create(dir.path().join("node.log")).expect("a log file");
-        let child = Command::new(binary())
-            .args(["server", "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("ottla runs");
-        let mut node = Node {
-            child,
-            client_port,
-            internal_port,
-            dir,
-        };
+        let (client, internal) = (free_port(), free_port());
+        let text = config(id, &dir.path().join("data"), client, internal) + more;
+        let mut node = Node::launch(dir, client, internal, &text);
         node.wait_until_it_serves().await;
         node
     }
 
-    async fn wait_until_it_serves(&mut self) {
+    /// Three nodes that are one cluster, once all of them serve.
+    pub async fn three() -> Vec<Node> {
+        let ports: Vec<_> = (0..3).map(|_| (free_port(), free_port())).collect();
+        let controllers: Vec<_> = (0..)
+            .zip(&ports)
+            .map(|(id, (_, port))| (id, *port))
+            .collect();
+        let launch = |(id, (client, internal)): (i32, &(u16, u16))| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let data = dir.path().join("data");
+            let text = config_among(id, &data, *client, *internal, &controllers);
+            Node::launch(dir, *client, *internal, &text)
+        };
+        let mut nodes: Vec<_> = (0..).zip(&ports).map(launch).collect();
+        for node in &mut nodes {
+            node.wait_until(3).await;
+        }
+        nodes
+    }
+
+    fn launch(dir: tempfile::TempDir, client_port: u16, internal_port: u16, text: &str) -> Node {
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, text).expect("a configuration file");
+        let mut command = Command::new(binary());
+        command.args(["server", "--config"]).arg(&file);
+        Node::run(command, dir, client_port, internal_port)
+    }
+
+    /// The node that this command is.
+    pub fn run(
+        mut command: Command,
+        dir: tempfile::TempDir,
+        client_port: u16,
+        internal_port: u16,
+    ) -> Node {
+        let log = std::fs::File::create(dir.path().join("node.log")).expect("a log file");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("ottla runs");
+        Node {
+            child,
+            client_port,
+            internal_port,
+            dir,
+        }
+    }
+
+    pub async fn wait_until_it_serves(&mut self) {
+        self.wait_until(1).await;
+    }
+
+    /// Waits until this node knows an active controller and so many brokers that serve.
+    async fn wait_until(&mut self, brokers: usize) {
         let mut cluster = ClusterServiceClient::new(self.client());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -118,7 +217,9 @@ impl Node {
             if let Ok(response) = cluster.describe_cluster(request).await {
                 let view = response.into_inner().cluster.unwrap_or_default();
                 let serves = |broker: &v1::BrokerView| !broker.fenced;
-                if view.active_controller_id.is_some() && view.brokers.iter().any(serves) {
+                if view.active_controller_id.is_some()
+                    && view.brokers.iter().filter(|broker| serves(broker)).count() >= brokers
+                {
                     return;
                 }
             }
@@ -140,6 +241,27 @@ impl Node {
     /// A connection to the internal port.
     pub fn internal(&self) -> Channel {
         channel(self.internal_port)
+    }
+
+    /// The memory that the process has in use, in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
+        kib.expect("its resident size") * 1024
+    }
+
+    /// Waits until the process ends by itself, and gives its status and what it said.
+    pub async fn ended(&mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                return (status, self.log());
+            }
+            assert!(Instant::now() < deadline, "it goes on: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn log(&self) -> String {

@@ -355,6 +355,42 @@ fn a_broker_is_unfenced_once_it_is_ready_and_has_applied_its_registration() {
 }
 
 #[test]
+fn a_beat_that_claims_what_was_never_decided_only_keeps_the_session_alive() {
+    let mut fixture = Fixture::with_brokers(2);
+    let topic = fixture.topic("t", &[2, 1], &[]);
+    fixture.disconnect(1);
+    fixture.must(register(1, 2));
+    let epoch = fixture.epoch(1);
+    fixture.core.on_connected(fixture.now, NodeId(1), epoch);
+    let claim = |fixture: &mut Fixture, applied: i64, wants_shutdown| {
+        let state = BeatState {
+            applied: MetadataOffset(applied),
+            ready: true,
+            wants_shutdown,
+        };
+        let epoch = fixture.epoch(1);
+        fixture.core.on_beat(fixture.now, NodeId(1), epoch, state)
+    };
+    // It unfences nobody.
+    let end = fixture.image().offset.0;
+    for applied in [end + 1, i64::MAX] {
+        let outcome = claim(&mut fixture, applied, false);
+        assert!(outcome.registered && outcome.needs_decision.is_none());
+    }
+    let honest = claim(&mut fixture, end, false).needs_decision;
+    fixture.must(honest.expect("unfenced"));
+
+    // Nor does it let another stop before this one knows who leads instead.
+    claim(&mut fixture, i64::MAX, false);
+    let asked = fixture.beat_with(2, true);
+    fixture.must(asked.needs_decision.expect("a hand-over"));
+    assert_eq!(fixture.partition(topic).leader, Some(NodeId(1)));
+    assert!(!fixture.beat_with(2, true).may_shut_down);
+    fixture.beat(1);
+    assert!(fixture.beat_with(2, true).may_shut_down);
+}
+
+#[test]
 fn a_beat_of_an_older_registration_is_told_to_register() {
     let mut fixture = Fixture::with_brokers(1);
     let old = fixture.epoch(1);

@@ -1,10 +1,10 @@
-//! The clocks and the randomness that the cores are given.
+//! The one place that reads clocks. Everything else is given the time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ottla_model::{Instant, TimestampMs};
 
-/// A monotonic clock and the wall clock.
+/// Monotonic time since the clock was started, and wall-clock time for records.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: std::time::Instant,
@@ -19,8 +19,7 @@ impl Clock {
     }
 
     pub fn now(&self) -> Instant {
-        let nanos = u64::try_from(self.origin.elapsed().as_nanos());
-        Instant(nanos.unwrap_or(u64::MAX))
+        Instant(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// When a point of this clock is, for waiting.
@@ -28,9 +27,11 @@ impl Clock {
         (self.origin + instant.since(Instant::ZERO)).into()
     }
 
+    /// The time as records carry it. A clock before 1970 reads as 1970.
     pub fn wall(&self) -> TimestampMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let millis = since.map_or(0, |since| since.as_millis());
-        TimestampMs(i64::try_from(millis).unwrap_or(i64::MAX))
+        let elapsed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        TimestampMs(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
     }
 }

@@ -4,61 +4,34 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ottla_model::limits::{H2_CONNECTION_WINDOW, H2_FRAME_SIZE, H2_STREAM_WINDOW};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// What a connection speaks, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    Grpc,
-    Http1,
-    Tls,
-    /// A length of four bytes, as Kafka's requests begin.
-    Kafka,
-    Unknown,
-}
+use crate::door::{Door, OPENING_BYTES_MAX, door};
+use crate::held_stream::HeldStream;
 
-/// How long a new connection may take to say its first bytes.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new connection may take to say what it speaks, a gRPC client's settings included.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that says nothing is asked for a sign of life this often, and closed if none comes
+/// in time: a peer that vanished, or that never finishes what it began, gives its place back.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest headers of one call, in bytes.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a refused client may take to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The largest request a Kafka client may send (`socket.request.max.bytes`).
-const KAFKA_REQUEST_MAX: u32 = 100 * 1024 * 1024;
-/// The first four bytes of an HTTP/2 connection.
-const GRPC_PREFACE: &[u8; 4] = b"PRI ";
-
-/// Tells the protocol from a connection's first four bytes.
-pub fn door(first: [u8; 4]) -> Door {
-    const METHODS: [&[u8]; 9] = [
-        b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"TRAC", b"PATC",
-    ];
-    if &first == GRPC_PREFACE {
-        Door::Grpc
-    } else if METHODS.contains(&&first[..]) {
-        Door::Http1
-    } else if first[0] == 0x16 && first[1] == 3 {
-        Door::Tls
-    } else if (8..=KAFKA_REQUEST_MAX).contains(&u32::from_be_bytes(first)) {
-        Door::Kafka
-    } else {
-        Door::Unknown
-    }
-}
-
+const PEEK_PAUSE: Duration = Duration::from_millis(5);
 /// What the port is for, so that a refusal can say where to go.
 #[derive(Debug, Clone)]
 pub struct PortPurpose {
@@ -76,7 +49,7 @@ pub struct PortLimits {
 }
 
 /// One place among the open connections; given back when it is dropped.
-struct Place(Arc<AtomicUsize>);
+pub struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
@@ -95,58 +68,7 @@ impl Drop for Place {
 }
 
 /// An accepted connection, counted as long as it lives.
-pub struct Accepted {
-    stream: TcpStream,
-    _place: Place,
-}
-
-impl Connected for Accepted {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
+pub type Accepted = HeldStream<Place>;
 
 /// Binds a port. The address is named in the error.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -173,8 +95,9 @@ pub fn serve_grpc(
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_frame_size(H2_FRAME_SIZE)
         .max_concurrent_streams(limits.streams_per_connection)
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
         .add_routes(routes);
     runtime.spawn(async move {
         let stopped = async move {
@@ -254,19 +177,14 @@ async fn greet(
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Ok(Some(first)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, first_bytes(&stream)).await
-    else {
+    let Ok(Some(door)) = tokio::time::timeout(OPENING_TIMEOUT, opening(&stream)).await else {
+        tracing::debug!(%peer, port = purpose.name, "a connection did not say what it speaks");
         return;
     };
-    match door(first) {
+    match door {
         Door::Grpc => {
             // The server may be stopping.
-            let _ = server
-                .send(Ok(Accepted {
-                    stream,
-                    _place: place,
-                }))
-                .await;
+            let _ = server.send(Ok(HeldStream::new(stream, place))).await;
         }
         other => {
             tracing::info!(%peer, port = purpose.name, ?other, "refused a connection");
@@ -275,16 +193,19 @@ async fn greet(
     }
 }
 
-/// The first four bytes, left in the socket. `None` if the connection ends before.
-async fn first_bytes(stream: &TcpStream) -> Option<[u8; 4]> {
-    let mut first = [0; 4];
+/// What a connection speaks, with all that it said left in the socket. `None` if it ends before.
+async fn opening(stream: &TcpStream) -> Option<Door> {
+    let mut said = [0; OPENING_BYTES_MAX];
     loop {
-        match stream.peek(&mut first).await {
-            Ok(4) => return Some(first),
+        let count = match stream.peek(&mut said).await {
             Ok(0) | Err(_) => return None,
-            // A peek does not wait for more than it found.
-            Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(count) => count,
+        };
+        if let Some(door) = door(&said[..count]) {
+            return Some(door);
         }
+        // A peek does not wait for more than it found.
+        tokio::time::sleep(PEEK_PAUSE).await;
     }
 }
 
@@ -315,7 +236,7 @@ async fn drain(stream: &mut TcpStream) {
     let mut scratch = [0; 4_096];
     let mut left: usize = 64 * 1024;
     while left > 0 {
-        match tokio::io::AsyncReadExt::read(stream, &mut scratch).await {
+        match stream.read(&mut scratch).await {
             Ok(0) | Err(_) => return,
             Ok(read) => left = left.saturating_sub(read),
         }
@@ -351,16 +272,5 @@ mod tests {
         assert!(first.is_some() && second.is_some() && Place::take(&open, 2).is_none());
         drop(first);
         assert!(Place::take(&open, 2).is_some());
-    }
-
-    #[test]
-    fn the_first_bytes_tell_the_door() {
-        assert_eq!(door(*b"PRI "), Door::Grpc);
-        assert_eq!(door(*b"GET "), Door::Http1);
-        assert_eq!(door(*b"POST"), Door::Http1);
-        assert_eq!(door([0x16, 3, 1, 2]), Door::Tls);
-        assert_eq!(door([0, 0, 0, 42]), Door::Kafka);
-        assert_eq!(door([0xff; 4]), Door::Unknown);
-        assert_eq!(door([0; 4]), Door::Unknown);
     }
 }

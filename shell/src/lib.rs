@@ -1,0 +1,13 @@
+//! What the shells of controllers and brokers need of the machine: a clock, ports that tell
+//! protocols apart, connections that know when they end, and words for its failures. Knows nothing
+//! of metadata, logs or the services that are served.
+
+mod clock;
+mod door;
+mod held_stream;
+pub mod listener;
+mod told;
+
+pub use clock::Clock;
+pub use held_stream::{Connection, HeldStream};
+pub use told::{remedy, told};
