@@ -28,6 +28,8 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BATCH_BYTES_DEFAULT: usize = 1_048_588;
 /// The most records in one batch.
 pub const RECORDS_PER_BATCH_MAX: usize = 1_000_000;
+/// The most bytes that a batch of a compacted topic may unpack to, so that compaction can.
+pub const COMPACTED_UNPACKED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The most partitions in one produce or fetch message.
 pub const PARTITIONS_PER_MESSAGE_MAX: usize = 10_000;
 /// The most bytes one fetch response carries.
@@ -63,6 +65,7 @@ pub const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 pub const H2_FRAME_SIZE: u32 = 256 * 1024;
 
 const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= COMPACTED_UNPACKED_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);

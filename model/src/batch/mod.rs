@@ -6,12 +6,16 @@
 mod builder;
 mod header;
 mod records;
+mod rewrite;
+mod stored;
 mod validate;
 mod varint;
 
 pub use builder::{BatchBuilder, BuildError, NewRecord};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, LENGTH_PREFIX_BYTES, stamp};
 pub use records::{Header, Record, RecordsError, decode_records};
+pub use rewrite::{RecordView, UnpackedBatch};
+pub use stored::validate_stored_batch;
 pub use validate::{BatchError, next_batch, validate_batch};
 
 #[cfg(test)]
