@@ -49,6 +49,8 @@ pub(crate) struct Dirs {
     pub stray: PathBuf,
     pub quarantine: PathBuf,
     pub discarded: PathBuf,
+    /// Compacted segments on their way to their place.
+    pub compacting: PathBuf,
 }
 
 impl Dirs {
@@ -60,6 +62,7 @@ impl Dirs {
             stray: root.join("stray"),
             quarantine: root.join("quarantine"),
             discarded: root.join("discarded"),
+            compacting: root.join("compacting"),
         }
     }
 
@@ -98,6 +101,8 @@ pub(crate) struct Counters {
     pub appended_bytes: AtomicU64,
     pub max_group: AtomicU64,
     pub checkpoints: AtomicU64,
+    pub compactions: AtomicU64,
+    pub compacted_away_bytes: AtomicU64,
 }
 
 impl Shared {

@@ -14,7 +14,10 @@ pub struct TopicConfigKey {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Integer { min: i64, max: i64 },
+    Integer {
+        min: i64,
+        max: i64,
+    },
     Boolean,
     OneOf(&'static [&'static str]),
     /// A fraction from 0 to 1.

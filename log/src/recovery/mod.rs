@@ -57,6 +57,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
     quarantine(shared, &damaged)?;
     set_strays_aside(shared, &logs)?;
+    clear_compacting(shared)?;
     restart_damaged(&mut wal, &damaged)?;
     let mut recovered = Recovered { wal, logs, damaged };
     add_empty(shared, &mut recovered);
@@ -83,6 +84,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         &dirs.stray,
         &dirs.quarantine,
         &dirs.discarded,
+        &dirs.compacting,
     ] {
         create_dir_durably(&**disk, dir)?;
     }
@@ -166,6 +168,16 @@ fn rebuild_all(
         Some(error) => Err(error),
         None => Ok((logs, damaged)),
     }
+}
+
+/// Removes compacted files that the journal says nothing of: they were not finished.
+fn clear_compacting(shared: &Shared) -> Result<(), LogError> {
+    let dir = &shared.dirs.compacting;
+    for entry in shared.disk.list(dir).or_log("list", dir)? {
+        let path = dir.join(&entry.name);
+        shared.disk.unlink(&path).or_log("remove", &path)?;
+    }
+    Ok(())
 }
 
 /// Moves the files of damaged logs aside, durably: what begins in their place must not be taken

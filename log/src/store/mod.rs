@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Mutex, RwLock};
 
+use crate::compaction::Compactor;
 use crate::disk::Disk;
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
@@ -25,7 +26,7 @@ use crate::partition::{PartitionLog, Physical};
 use crate::recovery::{self, Recovered};
 use crate::shared::{Done, Shared};
 use crate::wal::{Wal, WalPosition};
-pub use config::{Flushed, LogSettings, StoreConfig, StoreStats};
+pub use config::{CompactionSettings, Flushed, LogSettings, StoreConfig, StoreStats};
 use journal::Journal;
 use lane::Lane;
 use maintenance::Bell;
@@ -174,6 +175,11 @@ impl LogStore {
         self.shared.disk.free_space(root).or_log("measure", root)
     }
 
+    /// What compacts this store's logs, on whichever thread it is given to; one at a time.
+    pub fn compactor(&self) -> Compactor {
+        Compactor::new(self.shared.clone())
+    }
+
     /// Makes a checkpoint soon, without waiting for it.
     pub fn request_checkpoint(&self) {
         self.bell.ring();
@@ -190,6 +196,8 @@ impl LogStore {
             cached_bytes: self.shared.cached_bytes.load(Ordering::Relaxed),
             queued_bytes: self.shared.journal.bytes() as u64,
             open_files: self.shared.handles.open_files() as u64,
+            compactions: counters.compactions.load(Ordering::Relaxed),
+            compacted_away_bytes: counters.compacted_away_bytes.load(Ordering::Relaxed),
         }
     }
 

@@ -91,7 +91,11 @@ impl UnpackedBatch {
             header.attributes.0 |= Attributes::DELETE_HORIZON;
             header.base_timestamp = horizon;
         }
-        let shift = self.header.base_timestamp.0.wrapping_sub(header.base_timestamp.0);
+        let shift = self
+            .header
+            .base_timestamp
+            .0
+            .wrapping_sub(header.base_timestamp.0);
         let mut kept = Vec::with_capacity(self.records.len());
         let mut count = 0;
         let mut max_timestamp = TimestampMs::NONE;

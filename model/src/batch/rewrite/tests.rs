@@ -32,7 +32,9 @@ fn retained(
 ) -> (BatchHeader, Vec<Record>) {
     let unpacked = UnpackedBatch::open(batch, 1 << 20).unwrap();
     let kept = unpacked
-        .retain(horizon.map(TimestampMs), &mut |record| keep(record.offset.0))
+        .retain(horizon.map(TimestampMs), &mut |record| {
+            keep(record.offset.0)
+        })
         .unwrap();
     let header = validate_stored_batch(&kept).unwrap();
     (header, decode_records(&Bytes::from(kept), 1 << 20).unwrap())
@@ -47,8 +49,16 @@ fn what_is_kept_of_a_batch_keeps_its_place_and_its_producer() {
         let (header, records) = retained(&whole, None, |offset| offset % 2 == 1);
         assert_eq!(records, [all[1].clone(), all[3].clone(), all[5].clone()]);
         assert_eq!(
-            (header.base_offset, header.last_offset(), header.last_sequence()),
-            (before.base_offset, before.last_offset(), before.last_sequence())
+            (
+                header.base_offset,
+                header.last_offset(),
+                header.last_sequence()
+            ),
+            (
+                before.base_offset,
+                before.last_offset(),
+                before.last_sequence()
+            )
         );
         assert_eq!(header.leader_epoch, LeaderEpoch(7));
         assert_eq!(header.producer_id, ProducerId(3));
