@@ -305,8 +305,8 @@ fn plan(state: &State, from: Offset, limit: Offset, max_bytes: usize) -> Plan {
         return Plan::Memory(state.tail.read(from, limit, max_bytes));
     }
     if state.physical.segments.is_empty() {
-        // Nothing in memory and no segment: the log holds nothing there.
-        return Plan::Memory(Vec::new());
+        // All there is is in memory; it may begin behind the log's start.
+        return Plan::Memory(state.tail.read(from, limit, max_bytes));
     }
     // The first segment may begin behind the log's start, where nothing was between.
     let index = state.physical.segment_of(from).unwrap_or(0);

@@ -104,7 +104,10 @@ fn values(log: &PartitionLog) -> Vec<(i64, String, Option<String>)> {
 fn filled(store: &TestStore) -> Arc<PartitionLog> {
     let log = store.get_or_create(id(1), compacted_settings()).unwrap();
     for n in 0..60u64 {
-        let (key, value) = (format!("k{}", n % 6), format!("{n:0>60}"));
+        let (key, value) = match n {
+            3 => ("once".to_owned(), format!("{n:0>60}")),
+            _ => (format!("k{}", n % 6), format!("{n:0>60}")),
+        };
         put(&log, n + 1, &[(&key, Some(&value))]);
     }
     settle(store, &log);

@@ -63,7 +63,12 @@ impl Witness {
     }
 
     fn note_removed(&mut self, log: &PartitionLog) {
-        let there: BTreeSet<_> = values(log).into_iter().map(|(offset, ..)| offset).collect();
+        let Ok(batches) = read_all(log) else { return };
+        let mut there = BTreeSet::new();
+        for batch in batches {
+            let records = decode_records(&batch, 1 << 20).unwrap();
+            there.extend(records.iter().map(|record| record.offset.0));
+        }
         let gone = (0..log.log_end().0).filter(|offset| !there.contains(offset));
         self.removed.extend(gone);
     }
