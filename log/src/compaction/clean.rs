@@ -163,7 +163,8 @@ impl Pass<'_> {
         let is_known = header.next_offset() <= self.known_to;
         let new_horizon = (tombstones > 0 && horizon.is_none() && is_known)
             .then(|| TimestampMs(self.now.0.saturating_add(self.delete_retention_ms)));
-        if kept == 0 && !must_stay && !self.is_remembered(header) {
+        let must_stay = must_stay || self.begins_epoch(header) || self.is_remembered(header);
+        if kept == 0 && !must_stay {
             return Fate::Gone;
         }
         if kept == header.record_count && new_horizon.is_none() {
@@ -191,6 +192,10 @@ impl Pass<'_> {
             return false;
         }
         !record.is_tombstone || horizon.is_none_or(|horizon| self.now < horizon)
+    }
+
+    fn begins_epoch(&self, header: &BatchHeader) -> bool {
+        self.epoch_starts.binary_search(&header.base_offset).is_ok()
     }
 
     /// Whether a producer is known by this batch.

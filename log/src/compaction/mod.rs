@@ -4,9 +4,10 @@
 //! A pass first reads what was not compacted yet and notes the last offset of each key, as far as
 //! the table has room; then it rewrites the log's sealed segments from the start, neighbours
 //! together, and swaps each rewritten piece in through the journal. What stays: every record that
-//! no later one of its key replaces; tombstones for a time; the batches by which producers are
-//! remembered; and the last batch of each piece, so that offsets, leader epochs and ends of
-//! segments say what they said before. A batch that cannot be unpacked stays as it is.
+//! no later one of its key replaces; tombstones for a time; and, if only as headers, the batches by
+//! which producers are remembered, the first of each leader epoch, so that logs that part are still
+//! found to part (also by a replica that was refilled from this one), and the last of each piece,
+//! so that segments end where they ended. A batch that cannot be unpacked stays as it is.
 //!
 //! Knows nothing of high watermarks or topics: the caller says below which offset all is committed.
 
@@ -75,6 +76,8 @@ struct Pass<'a> {
     known_to: Offset,
     now: TimestampMs,
     delete_retention_ms: i64,
+    /// Where leader epochs begin, ascending.
+    epoch_starts: Vec<Offset>,
     /// The last offsets of batches by which producers are remembered, ascending.
     remembered: &'a [Offset],
 }
@@ -150,6 +153,7 @@ impl Compactor {
             keys: KeyTable::new(bytes, usize::try_from(span).unwrap_or(0)),
             now,
             delete_retention_ms: settings.delete_retention_ms,
+            epoch_starts: log.epochs().iter().map(|(_, start)| *start).collect(),
             remembered,
         };
         let mut done = Compacted::default();

@@ -621,3 +621,26 @@ fn read_all_from(log: &PartitionLog, from: i64) -> Vec<Bytes> {
     log.read_blocking(Offset(from), Offset(i64::MAX), 1 << 20)
         .unwrap()
 }
+
+#[test]
+fn the_first_batch_of_each_leader_epoch_stays_if_only_as_a_header() {
+    let store = try_open(&SimDisk::new(), quick()).unwrap();
+    let log = store.get_or_create(id(1), compacted_settings()).unwrap();
+    for n in 0..40i64 {
+        let value = "e".repeat(200);
+        let mut bytes = keyed_batch(n, Compression::None, -1, &[("k", Some(&value))]).to_vec();
+        stamp(&mut bytes, Offset(n), LeaderEpoch(n as i32 / 7), None);
+        log.append(n as u64 + 1, Bytes::from(bytes)).unwrap();
+    }
+    settle(&store, &log);
+    let epochs = log.epochs();
+    assert_eq!(epochs.len(), 6);
+    compact(&store, &log, 5_000, &[]);
+    assert!(values(&log).len() < 8);
+    // A replica that is refilled from here knows the epochs by their batches alone.
+    let copy = store.get_or_create(id(2), compacted_settings()).unwrap();
+    for (ticket, batch) in (1..).zip(read_all(&log).unwrap()) {
+        copy.append_replicated(ticket, batch).unwrap();
+    }
+    assert_eq!(copy.epochs(), epochs);
+}
