@@ -4,6 +4,7 @@
 
 pub mod broker;
 mod clock;
+mod compaction;
 mod config;
 mod controllers;
 pub mod identity;

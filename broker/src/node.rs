@@ -22,6 +22,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
 use crate::clock::Clock;
+use crate::compaction::{CompactionThread, StopCompaction};
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::image::ImageStore;
@@ -54,6 +55,7 @@ pub struct BrokerNode {
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
     config: BrokerConfig,
+    compaction: Arc<StopCompaction>,
     recovered: watch::Receiver<bool>,
 }
 
@@ -74,8 +76,10 @@ impl BrokerNode {
             roles: config.roles.clone(),
         };
         let (recovered_sender, recovered) = watch::channel(false);
+        let compaction = Arc::new(StopCompaction::default());
         let starter = Starter {
             config: config.clone(),
+            compaction: Arc::clone(&compaction),
             cell: cell.clone(),
             store: Arc::clone(&store),
             tasks: Arc::clone(&tasks),
@@ -100,6 +104,7 @@ impl BrokerNode {
             store,
             tasks,
             config,
+            compaction,
             recovered,
         }
     }
@@ -148,6 +153,7 @@ impl BrokerNode {
 
     /// Moves leaders away, stops, and leaves the logs clean.
     pub async fn shutdown(&self) {
+        self.compaction.stop();
         let mut epoch = None;
         if let Some(broker) = self.cell.ready() {
             self.health
@@ -193,6 +199,12 @@ impl BrokerNode {
     }
 }
 
+impl Drop for BrokerNode {
+    fn drop(&mut self) {
+        self.compaction.stop();
+    }
+}
+
 /// Reflection in both versions: older tools speak only the first.
 pub fn add_reflection(routes: &mut RoutesBuilder) {
     let builder = || {
@@ -221,6 +233,7 @@ fn take_clean_epoch(dir: &Path) -> Option<BrokerEpoch> {
 /// Everything the recovery thread needs.
 struct Starter {
     config: BrokerConfig,
+    compaction: Arc<StopCompaction>,
     cell: BrokerCell,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -280,7 +293,27 @@ impl Starter {
         self.cell.set(Arc::clone(&broker));
         broker.registration.set_ready();
         self.spawn(&broker, &context);
-        Ok(())
+        self.start_compaction(&broker)
+    }
+
+    /// Compaction has a thread of its own, which ends when the store closes.
+    fn start_compaction(&self, broker: &Broker) -> Result<(), String> {
+        let Some(store) = self.store.get() else {
+            return Ok(());
+        };
+        let thread = CompactionThread {
+            manager: Arc::clone(&broker.manager),
+            compactor: store.compactor(),
+            clock: broker.clock,
+            interval: self.config.compaction_check_interval,
+            stop: Arc::clone(&self.compaction),
+            paused: std::collections::BTreeMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("log-compaction".to_owned())
+            .spawn(move || thread.run())
+            .map(|_| ())
+            .map_err(|error| format!("cannot start the compaction thread: {error}"))
     }
 
     fn open_store(
@@ -291,6 +324,8 @@ impl Starter {
             journal_file_bytes: self.config.journal_file_bytes,
             checkpoint_bytes: self.config.checkpoint_bytes,
             cache_bytes: self.config.tail_cache_bytes as u64,
+            compaction_memory_bytes: self.config.compaction_memory_bytes,
+            compaction_bytes_per_second: self.config.compaction_bytes_per_second,
             ..StoreConfig::default()
         };
         let manager = Arc::clone(manager);

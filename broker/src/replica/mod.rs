@@ -7,16 +7,17 @@ mod read;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_broker_core::partition::{
-    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId,
+    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId, Trim,
 };
 use ottla_log::PartitionLog;
 use ottla_model::batch::BatchHeader;
 use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub use effects::{chain, load_producers};
 pub use read::FollowerRead;
@@ -54,6 +55,7 @@ pub struct Replica {
 struct Inner {
     core: Partition,
     replies: HashMap<ReplyId, (Arc<PendingProduce>, usize)>,
+    trims: HashMap<ReplyId, oneshot::Sender<Result<Offset, ErrorCode>>>,
     next_reply: u64,
     followers: BTreeMap<NodeId, Arc<FollowerLink>>,
 }
@@ -77,6 +79,7 @@ impl Replica {
         let inner = Inner {
             core,
             replies: HashMap::new(),
+            trims: HashMap::new(),
             next_reply: 0,
             followers: BTreeMap::new(),
         };
@@ -105,6 +108,7 @@ impl Replica {
         self.run_ordered(&mut inner, &mut effects);
         let links = self.links_to_wake(&inner, &effects);
         let replies = Self::take_replies(&mut inner, &effects);
+        Self::answer_trims(&mut inner, &effects);
         let deadline = inner.core.next_deadline().map_or(u64::MAX, |at| at.0);
         self.deadline.store(deadline, Ordering::Relaxed);
         let leader_epoch = inner.core.leader_epoch();
@@ -142,6 +146,33 @@ impl Replica {
             },
             now,
         );
+    }
+
+    /// Drops the records below an offset, or below the high watermark, as the leader. The answer
+    /// comes when no change of leader can bring them back.
+    pub fn trim(
+        &self,
+        to: Option<Offset>,
+        expected_leader_epoch: Option<LeaderEpoch>,
+        patience: Duration,
+    ) -> oneshot::Receiver<Result<Offset, ErrorCode>> {
+        let (sender, receiver) = oneshot::channel();
+        let now = self.context.clock.now();
+        self.step_with(
+            |inner, _| {
+                let reply = ReplyId(inner.next_reply);
+                inner.next_reply += 1;
+                inner.trims.insert(reply, sender);
+                Input::Trim(Trim {
+                    reply,
+                    to,
+                    expected_leader_epoch,
+                    deadline: now + patience,
+                })
+            },
+            now,
+        );
+        receiver
     }
 
     /// Takes over what the metadata says of this partition.
@@ -185,7 +216,12 @@ impl Replica {
 
     /// The partition is leaving this broker: whoever waits on it is told.
     pub fn retire(&self) {
-        let replies = std::mem::take(&mut self.inner.lock().replies);
+        let replies = {
+            let mut inner = self.inner.lock();
+            // Dropped without a word: the partition is not here any more.
+            inner.trims.clear();
+            std::mem::take(&mut inner.replies)
+        };
         for (pending, index) in replies.into_values() {
             let error = ErrorCode::NotLeaderOrFollower;
             pending.fail(
@@ -249,7 +285,9 @@ impl Replica {
         let concerns_all = effects.iter().any(|effect| {
             matches!(
                 effect,
-                Effect::Append { .. } | Effect::HighWatermarkAdvanced { .. }
+                Effect::Append { .. }
+                    | Effect::HighWatermarkAdvanced { .. }
+                    | Effect::LogStartAdvanced { .. }
             )
         });
         if concerns_all {

@@ -3,7 +3,9 @@
 
 mod admin;
 mod cluster;
+mod delete_records;
 mod fetch;
+mod keys;
 mod list_offsets;
 mod log;
 mod produce;

@@ -140,6 +140,10 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
             show(config.broker.retention_check_interval),
         ),
         (
+            "broker.compaction_check_interval_ms",
+            show(config.broker.compaction_check_interval),
+        ),
+        (
             "log.journal_file_bytes",
             config.log.journal_file_bytes.to_string(),
         ),
@@ -150,6 +154,14 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
         (
             "log.tail_cache_bytes",
             config.log.tail_cache_bytes.to_string(),
+        ),
+        (
+            "log.compaction_bytes_per_second",
+            config.log.compaction_bytes_per_second.to_string(),
+        ),
+        (
+            "log.compaction_memory_bytes",
+            config.log.compaction_memory_bytes.to_string(),
         ),
         ("limits.connections", config.limits.connections.to_string()),
         (

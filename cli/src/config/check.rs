@@ -285,6 +285,12 @@ fn broker(file: &ConfigFile) -> Result<BrokerSettings, Problem> {
             100,
             DAY,
         )?,
+        compaction_check_interval: time(
+            "broker.compaction_check_interval_ms",
+            given.compaction_check_interval_ms,
+            100,
+            DAY,
+        )?,
     })
 }
 
@@ -312,6 +318,18 @@ fn log(file: &ConfigFile) -> Result<LogSettings, Problem> {
             given.tail_cache_bytes,
             limits::BATCH_BYTES_MAX as u64,
             1_024 * GIB,
+        )?,
+        compaction_bytes_per_second: within(
+            "log.compaction_bytes_per_second",
+            given.compaction_bytes_per_second,
+            64 << 10,
+            1_024 * GIB,
+        )?,
+        compaction_memory_bytes: within(
+            "log.compaction_memory_bytes",
+            given.compaction_memory_bytes,
+            64 << 10,
+            16 * GIB,
         )?,
     })
 }

@@ -83,6 +83,7 @@ pub struct BrokerSettings {
     pub threads: usize,
     pub producer_expiration: Duration,
     pub retention_check_interval: Duration,
+    pub compaction_check_interval: Duration,
 }
 
 /// Sizes of the journal and the cache; see `[log]`.
@@ -91,6 +92,8 @@ pub struct LogSettings {
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: u64,
+    pub compaction_bytes_per_second: u64,
+    pub compaction_memory_bytes: u64,
 }
 
 /// What clients may ask at once; see `[limits]`.
