@@ -109,8 +109,9 @@ impl CompactionThread {
                 tracing::info!(partition = %id, segments = done.replaced, by = done.by,
                     bytes_before = done.bytes_before, bytes_after = done.bytes_after, "compacted");
             }
-            // It changed under the pass, or is being looked at: another time.
+            // It changed under the pass, or waits for a checkpoint: another time.
             Ok(_) => {
+                self.manager.request_checkpoint();
                 self.paused.insert(id, Instant::now() + self.interval);
             }
             Err(LogError::Closed | LogError::Failed { .. }) => return false,

@@ -227,6 +227,11 @@ impl ReplicaManager {
         }
     }
 
+    /// Has the storage make a checkpoint soon.
+    pub fn request_checkpoint(&self) {
+        self.store.request_checkpoint();
+    }
+
     /// Deletes old segments of the partitions led here; followers follow. Blocks on the disk.
     pub fn apply_retention(&self) {
         let now = self.context.clock.wall();

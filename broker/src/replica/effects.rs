@@ -87,7 +87,7 @@ impl Replica {
                 && let Some(caller) = inner.trims.remove(reply)
             {
                 // A caller that has gone needs no answer.
-                drop(caller.send(*result));
+                let _ = caller.send(*result);
             }
         }
     }

@@ -6,9 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_model::batch::{
-    BatchHeader, Record, decode_records, next_batch, validate_stored_batch,
-};
+use ottla_model::batch::{BatchHeader, Record, decode_records, next_batch, validate_stored_batch};
 use ottla_model::{Instant, LeaderEpoch, Offset, PartitionIndex};
 
 use super::ConsumedRecord;

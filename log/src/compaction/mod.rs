@@ -84,7 +84,7 @@ struct Pass<'a> {
 
 impl PartitionLog {
     /// How much of this log there is to compact below `bound`; `None` if it is not worth a pass
-    /// after the log's settings.
+    /// after the log's settings. What no checkpoint contains yet counts, though a pass leaves it out.
     pub fn compaction_need(
         &self,
         now: TimestampMs,
@@ -93,7 +93,7 @@ impl PartitionLog {
         let Some(settings) = self.settings().compaction else {
             return Ok(None);
         };
-        let Some(found) = self.cleanable(now, bound)? else {
+        let Some(found) = self.cleanable(now, bound, false)? else {
             return Ok(None);
         };
         let (mut clean, mut dirty) = (0u64, 0u64);
@@ -126,7 +126,8 @@ impl Compactor {
 
     /// Makes one pass over a log, below `bound`, where everything is committed. `remembered` are
     /// the last offsets of the batches by which producers are known, ascending. Blocks, for long,
-    /// at the configured pace. `None` if there is nothing that may be compacted.
+    /// at the configured pace. `None` if there is nothing new that may be compacted; what is sealed
+    /// may have to wait for a checkpoint.
     ///
     /// # Errors
     /// The log stays as it is if its segments cannot be read or there is no room for the rewritten
@@ -141,9 +142,12 @@ impl Compactor {
         let Some(settings) = log.settings().compaction else {
             return Ok(None);
         };
-        let Some(seen) = log.cleanable(now, bound)? else {
+        let Some(seen) = log.cleanable(now, bound, true)? else {
             return Ok(None);
         };
+        if seen.end <= seen.dirty_from {
+            return Ok(None);
+        }
         let span = seen.end.0.saturating_sub(seen.dirty_from.0);
         let bytes = self.shared.config.compaction_memory_bytes;
         let mut pass = Pass {

@@ -36,12 +36,14 @@ impl Cleanable {
 }
 
 impl PartitionLog {
-    /// The segments that may be compacted: sealed, contained in the last checkpoint, below
-    /// `bound`, and without records younger than the settings allow.
+    /// The segments that may be compacted: sealed, below `bound`, and without records younger than
+    /// the settings allow; contained in the last checkpoint, unless `checkpointed` says that this
+    /// does not matter.
     pub(crate) fn cleanable(
         &self,
         now: TimestampMs,
         bound: Offset,
+        checkpointed: bool,
     ) -> Result<Option<Cleanable>, LogError> {
         let state = self.lock_present()?;
         let Some(settings) = state.settings.compaction else {
@@ -55,7 +57,11 @@ impl PartitionLog {
             0 => i64::MAX,
             lag => now.0.saturating_sub(lag),
         };
-        let range = cleanable_range(&state, younger_than, bound);
+        let below = match checkpointed {
+            true => state.checkpointed,
+            false => Offset(i64::MAX),
+        };
+        let range = cleanable_range(&state, younger_than, bound, below);
         let physical = &state.physical;
         let found = Cleanable {
             segments: physical.outline().segments[range.clone()].to_vec(),
@@ -167,7 +173,7 @@ fn is_unchanged(state: &State, seen: &Cleanable) -> bool {
     state.pending_cuts == 0 && state.cuts == seen.cuts && state.log_start == seen.log_start
 }
 
-fn cleanable_range(state: &State, younger_than: i64, bound: Offset) -> Range<usize> {
+fn cleanable_range(state: &State, younger_than: i64, bound: Offset, below: Offset) -> Range<usize> {
     let physical = &state.physical;
     let count = physical.segments.len();
     // What lies below the log's start goes without being compacted.
@@ -178,7 +184,7 @@ fn cleanable_range(state: &State, younger_than: i64, bound: Offset) -> Range<usi
             let segment = &physical.segments[*index];
             let is_sealed = *index + 1 < count && matches!(segment.index, SegmentIndex::Files);
             !is_sealed
-                || segment.base >= state.checkpointed
+                || segment.base >= below
                 || physical.end_of(*index) > bound
                 || segment.max_timestamp.0 > younger_than
         })
