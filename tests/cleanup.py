@@ -51,7 +51,7 @@ class Writer:
                 self.last[key] = self.sent
                 self.sent += 1
             self.producer.stdin.flush()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def stop(self):
         self.stopping.set()

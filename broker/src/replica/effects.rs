@@ -127,12 +127,7 @@ impl Replica {
                 Effect::Append { stamp: Some(_), .. } => {
                     links.iter().for_each(|link| link.data_added(self.id));
                 }
-                Effect::LogStartAdvanced { .. } => {
-                    links
-                        .iter()
-                        .for_each(|link| link.positions_changed(self.id));
-                }
-                Effect::HighWatermarkAdvanced { .. } => {
+                Effect::LogStartAdvanced { .. } | Effect::HighWatermarkAdvanced { .. } => {
                     links
                         .iter()
                         .for_each(|link| link.positions_changed(self.id));
@@ -171,22 +166,7 @@ impl Replica {
                         },
                     );
                 }
-                Effect::SendState { leader, state } => {
-                    self.context.leader_links.send_state(leader, self.id, state);
-                }
-                Effect::SendAck {
-                    leader,
-                    leader_epoch,
-                    durable_end,
-                    log_start,
-                } => {
-                    let durable = Durable {
-                        leader_epoch,
-                        end: durable_end,
-                        log_start,
-                    };
-                    self.context.leader_links.send_ack(leader, self.id, durable);
-                }
+                Effect::SendState { .. } | Effect::SendAck { .. } => self.tell_leader(effect),
                 Effect::Append { stamp: None, .. }
                 | Effect::Truncate { .. }
                 | Effect::RestartAt { .. }
@@ -196,6 +176,28 @@ impl Replica {
                 | Effect::ReloadProducers
                 | Effect::Reply { .. } => {}
             }
+        }
+    }
+
+    /// The effects that a follower's leader hears of.
+    fn tell_leader(&self, effect: Effect) {
+        let links = &self.context.leader_links;
+        match effect {
+            Effect::SendState { leader, state } => links.send_state(leader, self.id, state),
+            Effect::SendAck {
+                leader,
+                leader_epoch,
+                durable_end,
+                log_start,
+            } => {
+                let durable = Durable {
+                    leader_epoch,
+                    end: durable_end,
+                    log_start,
+                };
+                links.send_ack(leader, self.id, durable);
+            }
+            _ => {}
         }
     }
 }

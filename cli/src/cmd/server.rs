@@ -102,7 +102,7 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
         .iter()
         .map(|voter| format!("{}@{}", voter.id, voter.address))
         .collect();
-    vec![
+    let mut all = vec![
         ("node.id", config.id.to_string()),
         ("node.roles", config.roles.to_string()),
         ("node.data_dir", config.data_dir.display().to_string()),
@@ -143,31 +143,28 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, String)> {
             "broker.compaction_check_interval_ms",
             show(config.broker.compaction_check_interval),
         ),
-        (
-            "log.journal_file_bytes",
-            config.log.journal_file_bytes.to_string(),
-        ),
-        (
-            "log.checkpoint_bytes",
-            config.log.checkpoint_bytes.to_string(),
-        ),
-        (
-            "log.tail_cache_bytes",
-            config.log.tail_cache_bytes.to_string(),
-        ),
-        (
-            "log.compaction_bytes_per_second",
-            config.log.compaction_bytes_per_second.to_string(),
-        ),
-        (
-            "log.compaction_memory_bytes",
-            config.log.compaction_memory_bytes.to_string(),
-        ),
         ("limits.connections", config.limits.connections.to_string()),
         (
             "limits.streams_per_connection",
             config.limits.streams_per_connection.to_string(),
         ),
+    ];
+    all.extend(log_settings(config).map(|(key, bytes)| (key, bytes.to_string())));
+    all
+}
+
+/// Those of `[log]`, all in bytes.
+fn log_settings(config: &NodeConfig) -> [(&'static str, u64); 5] {
+    let log = &config.log;
+    [
+        ("log.journal_file_bytes", log.journal_file_bytes),
+        ("log.checkpoint_bytes", log.checkpoint_bytes),
+        ("log.tail_cache_bytes", log.tail_cache_bytes),
+        (
+            "log.compaction_bytes_per_second",
+            log.compaction_bytes_per_second,
+        ),
+        ("log.compaction_memory_bytes", log.compaction_memory_bytes),
     ]
 }
 
