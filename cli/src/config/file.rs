@@ -174,8 +174,8 @@ pub struct LogSection {
     /// How many bytes compaction reads and writes in a second, at most, so that producers do not
     /// feel it (Kafka's `log.cleaner.io.max.bytes.per.second`).
     pub compaction_bytes_per_second: u64,
-    /// The memory for compaction's table of keys, in bytes; 24 for each key. What does not fit takes
-    /// further passes (Kafka's `log.cleaner.dedupe.buffer.size`).
+    /// The memory for compaction's table of keys, in bytes; 24 for each key. What does not fit
+    /// takes further passes (Kafka's `log.cleaner.dedupe.buffer.size`).
     pub compaction_memory_bytes: u64,
 }
 

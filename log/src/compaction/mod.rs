@@ -84,7 +84,8 @@ struct Pass<'a> {
 
 impl PartitionLog {
     /// How much of this log there is to compact below `bound`; `None` if it is not worth a pass
-    /// after the log's settings. What no checkpoint contains yet counts, though a pass leaves it out.
+    /// after the log's settings. What no checkpoint contains yet counts, though a pass leaves it
+    /// out.
     pub fn compaction_need(
         &self,
         now: TimestampMs,

@@ -98,7 +98,8 @@ impl LocalLog {
         self.producers.expire(wall_ms, after_ms);
     }
 
-    /// Takes batches behind the end, with or without a gap, and returns the ticket under which they become durable.
+    /// Takes batches behind the end, with or without a gap, and returns the ticket under which they
+    /// become durable.
     pub(super) fn append(&mut self, headers: &[BatchHeader]) -> u64 {
         for header in headers {
             assert!(

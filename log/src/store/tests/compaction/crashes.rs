@@ -173,7 +173,6 @@ fn live(store: &TestStore, witness: &mut Witness, rounds: u64) -> Result<(), Log
 /// Waits for a checkpoint of everything, or for the power to go.
 fn wait_for_disk_or_failure(store: &TestStore, log: &PartitionLog) -> Result<(), LogError> {
     let deadline = Instant::now() + PATIENCE;
-    let before = store.stats().checkpoints;
     loop {
         if let Some(failure) = store.shared.failure() {
             return Err(failure.clone());
@@ -183,10 +182,10 @@ fn wait_for_disk_or_failure(store: &TestStore, log: &PartitionLog) -> Result<(),
             state.physical.end == state.log_end
         };
         if followed {
-            store.request_checkpoint();
-            if store.stats().checkpoints > before {
+            if is_checkpointed(store, log) {
                 return Ok(());
             }
+            store.request_checkpoint();
         }
         assert!(
             Instant::now() < deadline,
