@@ -138,6 +138,18 @@ mod tests {
 
     use super::*;
 
+    fn swap() -> Swap {
+        Swap {
+            token: 9,
+            end: Offset(20),
+            bytes: 300,
+            last_batch_at: 200,
+            first_timestamp: TimestampMs(10),
+            max_timestamp: TimestampMs(11),
+            replaced: vec![Offset(6), Offset(12)],
+        }
+    }
+
     #[test]
     fn the_bytes_of_an_entry_never_change() {
         let id = TopicIdPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(258));
@@ -147,15 +159,7 @@ mod tests {
             bytes: Bytes::from_static(&[0xab]),
             metas: Vec::new(),
         };
-        let swap = Swap {
-            token: 9,
-            end: Offset(20),
-            bytes: 300,
-            last_batch_at: 200,
-            first_timestamp: TimestampMs(10),
-            max_timestamp: TimestampMs(11),
-            replaced: vec![Offset(6), Offset(12)],
-        };
+        let swap = swap();
         let cases = [
             (Op::Create, Entry::Create, head("01")),
             (
@@ -194,14 +198,8 @@ mod tests {
                 },
                 Entry::Swap(swap),
                 head("08")
-                    + "0000000000000009"
-                    + "0000000000000014"
-                    + "000000000000012c"
-                    + "00000000000000c8"
-                    + "000000000000000a"
-                    + "000000000000000b"
-                    + "0000000000000006"
-                    + "000000000000000c",
+                    + "00000000000000090000000000000014000000000000012c00000000000000c8"
+                    + "000000000000000a000000000000000b0000000000000006000000000000000c",
             ),
             (
                 Op::Skip(Offset(8)),
