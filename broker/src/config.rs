@@ -33,6 +33,12 @@ pub struct BrokerConfig {
     pub producer_expiration_ms: i64,
     /// How often old segments are looked for.
     pub retention_check_interval: Duration,
+    /// How often logs to compact are looked for.
+    pub compaction_check_interval: Duration,
+    /// How many bytes compaction reads and writes in a second, at most.
+    pub compaction_bytes_per_second: u64,
+    /// The most bytes that compaction's table of keys takes.
+    pub compaction_memory_bytes: usize,
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
     pub tail_cache_bytes: usize,

@@ -3,6 +3,7 @@
 //! `ottla-broker-core`.
 
 pub mod broker;
+mod compaction;
 mod config;
 mod controllers;
 mod damage;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup, Role};
-use ottla_log::{LogError, LogSettings, LogStore, ReadError};
+use ottla_log::{CompactionSettings, LogError, LogSettings, LogStore, ReadError};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
 use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
@@ -268,6 +268,11 @@ impl ReplicaManager {
         }
     }
 
+    /// Has the storage make a checkpoint soon.
+    pub fn request_checkpoint(&self) {
+        self.store.request_checkpoint();
+    }
+
     /// Deletes old segments of the partitions led here; followers follow. Where the disk is full,
     /// they cannot, since nothing is read from their leaders: then those of `every_replica`.
     /// Blocks on the disk.
@@ -279,8 +284,8 @@ impl ReplicaManager {
                 continue;
             }
             let bound: Offset = replica.high_watermark();
-            match replica.log.apply_retention(now, bound) {
-                Ok(Some(to)) => replica.step(Input::LogStartAdvanced { to }),
+            match replica.log.retained_from(now, bound) {
+                Ok(Some(from)) => replica.step(Input::Retain { from }),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(partition = %replica.id, %error, "retention failed");
@@ -299,8 +304,14 @@ pub fn log_settings(config: &TopicConfig) -> LogSettings {
     LogSettings {
         segment_bytes: config.segment_bytes,
         segment_ms: config.segment_ms,
-        retention_bytes: config.retention_bytes,
-        retention_ms: config.retention_ms,
+        retention_bytes: config.retention_bytes.filter(|_| config.cleanup.delete),
+        retention_ms: config.retention_ms.filter(|_| config.cleanup.delete),
+        compaction: config.cleanup.compact.then_some(CompactionSettings {
+            min_dirty_permille: config.min_cleanable_dirty_permille,
+            min_lag_ms: config.min_compaction_lag_ms,
+            max_lag_ms: config.max_compaction_lag_ms,
+            delete_retention_ms: config.delete_retention_ms,
+        }),
     }
 }
 

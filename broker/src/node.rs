@@ -21,6 +21,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
+use crate::compaction::{CompactionThread, StopCompaction};
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::damage::{DamageFound, DamageReports};
@@ -63,6 +64,7 @@ pub struct BrokerNode {
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
     scrubber: Arc<Mutex<Option<Scrubber>>>,
     config: BrokerConfig,
+    compaction: Arc<StopCompaction>,
     recovered: watch::Receiver<bool>,
 }
 
@@ -84,8 +86,10 @@ impl BrokerNode {
             roles: config.roles.clone(),
         };
         let (recovered_sender, recovered) = watch::channel(false);
+        let compaction = Arc::new(StopCompaction::default());
         let starter = Starter {
             config: config.clone(),
+            compaction: Arc::clone(&compaction),
             cell: cell.clone(),
             store: Arc::clone(&store),
             tasks: Arc::clone(&tasks),
@@ -112,6 +116,7 @@ impl BrokerNode {
             tasks,
             scrubber,
             config,
+            compaction,
             recovered,
         }
     }
@@ -171,6 +176,7 @@ impl BrokerNode {
 
     /// Moves leaders away, stops, and leaves the logs clean.
     pub async fn shutdown(&self) {
+        self.compaction.stop();
         if let Some(broker) = self.cell.ready() {
             self.health
                 .set_service_status("", ServingStatus::NotServing)
@@ -228,6 +234,12 @@ impl BrokerNode {
     }
 }
 
+impl Drop for BrokerNode {
+    fn drop(&mut self) {
+        self.compaction.stop();
+    }
+}
+
 /// Reflection of what clients may call, in both versions: older tools speak only the first.
 pub fn add_reflection(routes: &mut RoutesBuilder) {
     let builder = || {
@@ -259,6 +271,7 @@ fn take_clean_epoch(dir: &Path) -> Option<BrokerEpoch> {
 /// Everything the recovery thread needs.
 struct Starter {
     config: BrokerConfig,
+    compaction: Arc<StopCompaction>,
     cell: BrokerCell,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -330,7 +343,27 @@ impl Starter {
         let scrubber = scrubber.map_err(|error| format!("cannot start the scrubber: {error}"))?;
         *self.scrubber.lock() = Some(scrubber);
         self.spawn(&broker, &context, store);
-        Ok(())
+        self.start_compaction(&broker)
+    }
+
+    /// Compaction has a thread of its own, which ends when the store closes.
+    fn start_compaction(&self, broker: &Broker) -> Result<(), String> {
+        let Some(store) = self.store.get() else {
+            return Ok(());
+        };
+        let thread = CompactionThread {
+            manager: Arc::clone(&broker.manager),
+            compactor: store.compactor(),
+            clock: broker.clock,
+            interval: self.config.compaction_check_interval,
+            stop: Arc::clone(&self.compaction),
+            paused: std::collections::BTreeMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("log-compaction".to_owned())
+            .spawn(move || thread.run())
+            .map(|_| ())
+            .map_err(|error| format!("cannot start the compaction thread: {error}"))
     }
 
     fn open_store(
@@ -343,6 +376,8 @@ impl Starter {
             cache_bytes: self.config.tail_cache_bytes as u64,
             // A broker that knows its cluster has had a store.
             must_exist: self.config.identity.cluster_id.is_some(),
+            compaction_memory_bytes: self.config.compaction_memory_bytes,
+            compaction_bytes_per_second: self.config.compaction_bytes_per_second,
             ..StoreConfig::default()
         };
         let manager = Arc::clone(manager);

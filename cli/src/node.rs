@@ -158,6 +158,10 @@ impl Node {
             replica_lag_time_max: config.broker.replica_lag_time_max,
             producer_expiration_ms: millis(config.broker.producer_expiration),
             retention_check_interval: config.broker.retention_check_interval,
+            compaction_check_interval: config.broker.compaction_check_interval,
+            compaction_bytes_per_second: config.log.compaction_bytes_per_second,
+            compaction_memory_bytes: usize::try_from(config.log.compaction_memory_bytes)
+                .unwrap_or(usize::MAX),
             journal_file_bytes: config.log.journal_file_bytes,
             checkpoint_bytes: config.log.checkpoint_bytes,
             tail_cache_bytes: usize::try_from(config.log.tail_cache_bytes).unwrap_or(usize::MAX),

@@ -20,7 +20,7 @@ mod producer;
 mod retry;
 mod stream;
 
-pub use admin::{Admin, BrokerTarget, ListedOffset, NewTopic, OffsetSpec};
+pub use admin::{Admin, BrokerTarget, ListedOffset, NewTopic, OffsetSpec, Trimmed};
 pub use client::Client;
 pub use cluster::{BrokerInfo, ClusterSnapshot, ControllerInfo, PartitionInfo, TopicInfo};
 pub use config::ClientConfig;

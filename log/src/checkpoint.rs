@@ -2,7 +2,8 @@
 //! replayed over them. Persisted; replaced whole, by a rename.
 //!
 //! Big endian: magic, version, position; number of logs; for each its id, the position up to which
-//! it contains the journal, its start and end, its leader epochs and its segments; CRC-32C of all.
+//! it contains the journal, its start and end, up to where it was compacted, its leader epochs and
+//! its segments; CRC-32C of all.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -17,7 +18,8 @@ use crate::segment::{Segment, SegmentIndex};
 use crate::wal::WalPosition;
 
 const MAGIC: u32 = 0x4f54_434b;
-const VERSION: u32 = 1;
+/// Version 1 did not say up to where logs were compacted.
+const VERSION: u32 = 2;
 const FILE: &str = "checkpoint";
 
 /// What a checkpoint says.
@@ -85,6 +87,7 @@ impl Checkpoint {
             out.extend(log.applied.0.to_be_bytes());
             out.extend(log.log_start.0.to_be_bytes());
             out.extend(log.end.0.to_be_bytes());
+            out.extend(log.cleaned_to.0.to_be_bytes());
             out.extend((log.epochs.entries().len() as u32).to_be_bytes());
             for (epoch, start) in log.epochs.entries() {
                 out.extend(epoch.0.to_be_bytes());
@@ -110,7 +113,11 @@ impl Checkpoint {
             return None;
         }
         let mut reader = Reader { rest: body };
-        if reader.u32()? != MAGIC || reader.u32()? != VERSION {
+        if reader.u32()? != MAGIC {
+            return None;
+        }
+        let version = reader.u32()?;
+        if !(1..=VERSION).contains(&version) {
             return None;
         }
         let position = WalPosition(reader.u64()?);
@@ -118,7 +125,7 @@ impl Checkpoint {
         for _ in 0..reader.u32()? {
             let topic = TopicId::from_bytes(reader.take()?);
             let partition = PartitionIndex(reader.u32()? as i32);
-            let log = reader.log(next_serial)?;
+            let log = reader.log(version, next_serial)?;
             logs.insert(TopicIdPartition::new(topic, partition), log);
         }
         reader
@@ -164,10 +171,14 @@ impl Reader<'_> {
             .map(|bytes| TimestampMs(i64::from_be_bytes(bytes)))
     }
 
-    fn log(&mut self, next_serial: &mut dyn FnMut() -> u64) -> Option<Physical> {
+    fn log(&mut self, version: u32, next_serial: &mut dyn FnMut() -> u64) -> Option<Physical> {
         let applied = WalPosition(self.u64()?);
         let log_start = self.offset()?;
         let end = self.offset()?;
+        let cleaned_to = match version {
+            1 => Offset::ZERO,
+            _ => self.offset()?,
+        };
         let mut epochs = Vec::new();
         for _ in 0..self.u32()? {
             let epoch = LeaderEpoch(self.u32()? as i32);
@@ -195,6 +206,7 @@ impl Reader<'_> {
             dir_exists: !segments.is_empty(),
             segments,
             applied,
+            cleaned_to,
             generation: 0,
         })
     }
@@ -218,6 +230,7 @@ mod tests {
                 ..Segment::new(1, Offset(0))
             }],
             applied: WalPosition(64),
+            cleaned_to: Offset(5),
             ..Physical::empty(Offset(9))
         };
         Checkpoint {
@@ -231,7 +244,7 @@ mod tests {
         let bytes = example().encode();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = [
-            "4f54434b00000001",
+            "4f54434b00000002",
             "0000000000000030",
             "00000001",
             "07070707070707070707070707070707",
@@ -239,6 +252,7 @@ mod tests {
             "0000000000000040",
             "0000000000000003",
             "0000000000000009",
+            "0000000000000005",
             "00000001",
             "00000001",
             "0000000000000003",
@@ -253,6 +267,23 @@ mod tests {
         assert_eq!(hex[..hex.len() - 8], expected);
         let read = Checkpoint::decode(&bytes, &mut || 1).unwrap();
         assert_eq!(read.encode(), bytes);
+        let logs: Vec<_> = read.logs.values().collect();
+        assert_eq!(logs[0].cleaned_to, Offset(5));
+    }
+
+    #[test]
+    fn a_checkpoint_of_the_first_version_is_read() {
+        let mut bytes = example().encode();
+        let cleaned_to = 20 + 20 + 24;
+        bytes.drain(cleaned_to..cleaned_to + 8);
+        bytes[7] = 1;
+        let body = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..body]);
+        bytes[body..].copy_from_slice(&crc.to_be_bytes());
+        let read = Checkpoint::decode(&bytes, &mut || 1).unwrap();
+        let logs: Vec<_> = read.logs.values().collect();
+        assert_eq!(logs[0].cleaned_to, Offset::ZERO);
+        assert_eq!(logs[0].segments[0].bytes, 500);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ottla_model::batch::{BatchError, BatchHeader, validate_batch};
+use ottla_model::batch::{BatchError, BatchHeader, validate_stored_batch};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{Disk, OpenMode};
@@ -59,7 +59,7 @@ pub fn dump_segment(
         };
         let mut bytes = vec![0; header.size];
         let read = file.read_at(&mut bytes, position).or_log("read", path)?;
-        let validity = validate_batch(&bytes[..read]).map(|_| ());
+        let validity = validate_stored_batch(&bytes[..read]).map(|_| ());
         summary.batches += 1;
         summary.invalid += u64::from(validity.is_err());
         summary.bytes += header.size as u64;

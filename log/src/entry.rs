@@ -2,12 +2,13 @@
 //! are never reused.
 //!
 //! One byte of kind, sixteen of topic id, four of partition; then the batches of an append, the
-//! eight bytes of the offset of a truncation, restart or log start, or nothing.
+//! eight bytes of the offset of a truncation, restart, log start or skip, a swap, or nothing.
 
 use bytes::Bytes;
 use ottla_model::{Offset, PartitionIndex, TopicId, TopicIdPartition};
 
-use crate::segment::BatchMeta;
+use crate::segment::{BatchMeta, SparseIndex};
+use crate::swap::Swap;
 
 const HEADER_BYTES: usize = 21;
 const CREATE: u8 = 1;
@@ -17,9 +18,11 @@ const RESTART: u8 = 4;
 const LOG_START: u8 = 5;
 const DELETE: u8 = 6;
 const SET_ASIDE: u8 = 7;
+const SWAP: u8 = 8;
+const SKIP: u8 = 9;
 
 /// A change of one log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Op {
     Create,
     Append {
@@ -31,8 +34,19 @@ pub(crate) enum Op {
     Truncate(Offset),
     /// Everything goes, and the log continues at the offset.
     Restart(Offset),
-    LogStart(Offset),
+    LogStart {
+        to: Offset,
+        /// Told to the observer when it is durable, like an append's.
+        ticket: Option<u64>,
+    },
     Delete,
+    /// A compacted segment takes the place of others.
+    Swap {
+        swap: Swap,
+        index: SparseIndex,
+    },
+    /// The log goes on at the offset; there are no records between its end and there.
+    Skip(Offset),
     /// The log leaves the store, and its files are kept at this path below the store's directory.
     SetAside(String),
 }
@@ -47,6 +61,8 @@ pub(crate) enum Entry {
     LogStart(Offset),
     Delete,
     SetAside(String),
+    Swap(Swap),
+    Skip(Offset),
 }
 
 /// The parts of the entry's payload.
@@ -56,9 +72,11 @@ pub(crate) fn encode(id: TopicIdPartition, op: &Op) -> Vec<Bytes> {
         Op::Append { .. } => (APPEND, None),
         Op::Truncate(to) => (TRUNCATE, Some(*to)),
         Op::Restart(at) => (RESTART, Some(*at)),
-        Op::LogStart(to) => (LOG_START, Some(*to)),
+        Op::LogStart { to, .. } => (LOG_START, Some(*to)),
         Op::Delete => (DELETE, None),
         Op::SetAside(_) => (SET_ASIDE, None),
+        Op::Swap { .. } => (SWAP, None),
+        Op::Skip(to) => (SKIP, Some(*to)),
     };
     let mut header = Vec::with_capacity(HEADER_BYTES + 8);
     header.push(kind);
@@ -66,6 +84,9 @@ pub(crate) fn encode(id: TopicIdPartition, op: &Op) -> Vec<Bytes> {
     header.extend(id.partition.0.to_be_bytes());
     if let Some(offset) = offset {
         header.extend(offset.0.to_be_bytes());
+    }
+    if let Op::Swap { swap, .. } = op {
+        swap.encode(&mut header);
     }
     match op {
         Op::Append { bytes, .. } => vec![Bytes::from(header), bytes.clone()],
@@ -80,7 +101,8 @@ pub(crate) fn encoded_bytes(op: &Op) -> usize {
         + match op {
             Op::Create | Op::Delete => 0,
             Op::Append { bytes, .. } => bytes.len(),
-            Op::Truncate(_) | Op::Restart(_) | Op::LogStart(_) => 8,
+            Op::Truncate(_) | Op::Restart(_) | Op::LogStart { .. } | Op::Skip(_) => 8,
+            Op::Swap { swap, .. } => swap.encoded_bytes(),
             Op::SetAside(name) => name.len(),
         }
 }
@@ -102,6 +124,8 @@ pub(crate) fn decode(payload: &Bytes) -> Option<(TopicIdPartition, Entry)> {
         RESTART => Entry::Restart(offset()?),
         LOG_START => Entry::LogStart(offset()?),
         DELETE if rest.is_empty() => Entry::Delete,
+        SWAP => Entry::Swap(Swap::decode(&rest)?),
+        SKIP => Entry::Skip(offset()?),
         SET_ASIDE => Entry::SetAside(String::from_utf8(rest.to_vec()).ok()?),
         _ => return None,
     };
@@ -110,7 +134,21 @@ pub(crate) fn decode(payload: &Bytes) -> Option<(TopicIdPartition, Entry)> {
 
 #[cfg(test)]
 mod tests {
+    use ottla_model::TimestampMs;
+
     use super::*;
+
+    fn swap() -> Swap {
+        Swap {
+            token: 9,
+            end: Offset(20),
+            bytes: 300,
+            last_batch_at: 200,
+            first_timestamp: TimestampMs(10),
+            max_timestamp: TimestampMs(11),
+            replaced: vec![Offset(6), Offset(12)],
+        }
+    }
 
     #[test]
     fn the_bytes_of_an_entry_never_change() {
@@ -121,6 +159,7 @@ mod tests {
             bytes: Bytes::from_static(&[0xab]),
             metas: Vec::new(),
         };
+        let swap = swap();
         let cases = [
             (Op::Create, Entry::Create, head("01")),
             (
@@ -139,7 +178,10 @@ mod tests {
                 head("04") + "0000000000000006",
             ),
             (
-                Op::LogStart(Offset(7)),
+                Op::LogStart {
+                    to: Offset(7),
+                    ticket: Some(3),
+                },
                 Entry::LogStart(Offset(7)),
                 head("05") + "0000000000000007",
             ),
@@ -148,6 +190,21 @@ mod tests {
                 Op::SetAside("a".to_owned()),
                 Entry::SetAside("a".to_owned()),
                 head("07") + "61",
+            ),
+            (
+                Op::Swap {
+                    swap: swap.clone(),
+                    index: SparseIndex::new(Offset(6)),
+                },
+                Entry::Swap(swap),
+                head("08")
+                    + "00000000000000090000000000000014000000000000012c00000000000000c8"
+                    + "000000000000000a000000000000000b0000000000000006000000000000000c",
+            ),
+            (
+                Op::Skip(Offset(8)),
+                Entry::Skip(Offset(8)),
+                head("09") + "0000000000000008",
             ),
         ];
         for (op, entry, expected) in cases {

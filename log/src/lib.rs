@@ -6,9 +6,11 @@
 //! append ──► tail cache (readable at once)
 //!    └─────► journal thread: one write, one sync for all logs ──► "flushed" ──► lane: segments
 //!                                                                   checkpoint ◄──┘ (syncs, trims)
+//! compactor: sealed segments ──► one compacted file ──► journal ──► lane: takes their place
 //! ```
 
 mod checkpoint;
+mod compaction;
 mod damage;
 pub mod disk;
 pub mod dump;
@@ -21,13 +23,16 @@ mod recovery;
 mod segment;
 mod shared;
 pub mod store;
+mod swap;
 pub mod wal;
 
+pub use compaction::{Compacted, CompactionNeed, Compactor};
 pub use damage::Damage;
 pub use disk::{Disk, RealDisk, SimDisk};
 pub use error::{LogError, ReadError};
 pub use partition::{PartitionLog, ReadOutcome};
 pub use store::{
-    FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig, StoreStats,
+    CompactionSettings, FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig,
+    StoreStats,
 };
 pub use wal::{Wal, WalConfig, WalFrame, WalPosition};

@@ -130,6 +130,11 @@ impl<T> Queue<T> {
         items
     }
 
+    /// Whether it takes no more.
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
     /// Bytes queued now.
     pub fn bytes(&self) -> usize {
         self.inner.lock().bytes

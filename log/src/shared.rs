@@ -51,6 +51,8 @@ pub(crate) struct Dirs {
     pub quarantine: PathBuf,
     pub damaged: PathBuf,
     pub discarded: PathBuf,
+    /// Compacted segments on their way to their place.
+    pub compacting: PathBuf,
 }
 
 impl Dirs {
@@ -63,6 +65,7 @@ impl Dirs {
             quarantine: root.join("quarantine"),
             damaged: root.join("damaged"),
             discarded: root.join("discarded"),
+            compacting: root.join("compacting"),
         }
     }
 
@@ -74,6 +77,8 @@ impl Dirs {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
+    /// The same disk, for writes that need not be done: without room, they fail at once.
+    pub impatient_disk: Arc<dyn Disk>,
     pub room: Arc<Room>,
     pub dirs: Dirs,
     pub config: StoreConfig,
@@ -103,12 +108,16 @@ pub(crate) struct Counters {
     pub appended_bytes: AtomicU64,
     pub max_group: AtomicU64,
     pub checkpoints: AtomicU64,
+    pub compactions: AtomicU64,
+    pub compacted_away_bytes: AtomicU64,
 }
 
 impl Shared {
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, config: StoreConfig) -> Shared {
         let room = Arc::new(Room::default());
-        let disk: Arc<dyn Disk> = Arc::new(PatientDisk::new(disk, Arc::clone(&room)));
+        let impatient_disk = disk;
+        let disk = PatientDisk::new(Arc::clone(&impatient_disk), Arc::clone(&room));
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         let handles = Handles::new(
             disk.clone(),
             config.open_files_max,
@@ -116,6 +125,7 @@ impl Shared {
         );
         Shared {
             disk,
+            impatient_disk,
             room,
             dirs: Dirs::new(dir),
             config,

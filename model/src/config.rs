@@ -14,9 +14,14 @@ pub struct TopicConfigKey {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Integer { min: i64, max: i64 },
+    Integer {
+        min: i64,
+        max: i64,
+    },
     Boolean,
     OneOf(&'static [&'static str]),
+    /// A fraction from 0 to 1.
+    Ratio,
     CleanupPolicy,
 }
 
@@ -38,7 +43,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
     TopicConfigKey {
         name: "cleanup.policy",
         default: "delete",
-        doc: "What happens to old segments: delete, compact, or both.",
+        doc: "What happens to old segments: delete them, compact them to the last record of each \
+              key, or both (compact,delete).",
         kind: Kind::CleanupPolicy,
     },
     TopicConfigKey {
@@ -46,6 +52,26 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
         default: "producer",
         doc: "Batches are kept as the producer compressed them.",
         kind: Kind::OneOf(&["producer"]),
+    },
+    TopicConfigKey {
+        name: "delete.retention.ms",
+        default: "86400000",
+        doc: "How long compaction keeps a tombstone after it has first seen it, in milliseconds. \
+              Longer than any consumer or replica stays away.",
+        kind: Kind::Integer {
+            min: 0,
+            max: i64::MAX,
+        },
+    },
+    TopicConfigKey {
+        name: "max.compaction.lag.ms",
+        default: "9223372036854775807",
+        doc: "A record is compacted at the latest after this time, in milliseconds, however little \
+              there is to compact.",
+        kind: Kind::Integer {
+            min: 1,
+            max: i64::MAX,
+        },
     },
     TopicConfigKey {
         name: "max.message.bytes",
@@ -81,6 +107,21 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
         default: "CreateTime",
         doc: "Whether a record carries its producer's time or the time of its append.",
         kind: Kind::OneOf(&["CreateTime", "LogAppendTime"]),
+    },
+    TopicConfigKey {
+        name: "min.cleanable.dirty.ratio",
+        default: "0.5",
+        doc: "A partition is compacted when this part of it has not been compacted yet, from 0 to 1.",
+        kind: Kind::Ratio,
+    },
+    TopicConfigKey {
+        name: "min.compaction.lag.ms",
+        default: "0",
+        doc: "A record stays uncompacted for at least this time, in milliseconds.",
+        kind: Kind::Integer {
+            min: 0,
+            max: i64::MAX,
+        },
     },
     TopicConfigKey {
         name: "min.insync.replicas",
@@ -174,11 +215,12 @@ impl TopicConfigKey {
             Kind::Boolean => bad("expected true or false".to_owned()),
             Kind::OneOf(allowed) if allowed.contains(&value) => Ok(()),
             Kind::OneOf(allowed) => bad(format!("expected {}", allowed.join(" or "))),
-            Kind::CleanupPolicy if value == "delete" => Ok(()),
-            Kind::CleanupPolicy if value.split(',').all(|p| matches!(p, "delete" | "compact")) => {
-                bad("compaction is not available in this version; use delete".to_owned())
-            }
-            Kind::CleanupPolicy => bad("expected delete".to_owned()),
+            Kind::Ratio => match value.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(()),
+                _ => bad("expected a number from 0 to 1".to_owned()),
+            },
+            Kind::CleanupPolicy if CleanupPolicy::parse(value).is_some() => Ok(()),
+            Kind::CleanupPolicy => bad("expected delete, compact or compact,delete".to_owned()),
         }
     }
 }
@@ -200,10 +242,50 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
+/// What happens to old segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    pub delete: bool,
+    pub compact: bool,
+}
+
+impl CleanupPolicy {
+    /// `delete`, `compact`, or both with a comma between, in any order.
+    fn parse(value: &str) -> Option<CleanupPolicy> {
+        let mut policy = CleanupPolicy {
+            delete: false,
+            compact: false,
+        };
+        for part in value.split(',') {
+            match part.trim() {
+                "delete" => policy.delete = true,
+                "compact" => policy.compact = true,
+                _ => return None,
+            }
+        }
+        Some(policy)
+    }
+}
+
+impl Default for CleanupPolicy {
+    fn default() -> CleanupPolicy {
+        CleanupPolicy {
+            delete: true,
+            compact: false,
+        }
+    }
+}
+
 /// A topic's effective settings, resolved over the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicConfig {
+    pub cleanup: CleanupPolicy,
+    pub delete_retention_ms: i64,
+    pub max_compaction_lag_ms: i64,
     pub max_message_bytes: usize,
+    /// `min.cleanable.dirty.ratio`, in thousandths.
+    pub min_cleanable_dirty_permille: u32,
+    pub min_compaction_lag_ms: i64,
     pub timestamp_type: TimestampType,
     /// How far ahead of the clock a producer's timestamp may be, in milliseconds.
     pub timestamp_after_max_ms: i64,
@@ -223,6 +305,11 @@ pub struct TopicConfig {
 impl Default for TopicConfig {
     fn default() -> TopicConfig {
         TopicConfig {
+            cleanup: CleanupPolicy::default(),
+            delete_retention_ms: 86_400_000,
+            max_compaction_lag_ms: i64::MAX,
+            min_cleanable_dirty_permille: 500,
+            min_compaction_lag_ms: 0,
             max_message_bytes: BATCH_BYTES_DEFAULT,
             timestamp_type: TimestampType::CreateTime,
             timestamp_after_max_ms: 3_600_000,
@@ -254,6 +341,14 @@ impl TopicConfig {
         let number = value.parse::<i64>().unwrap_or(0);
         let unsigned = u64::try_from(number).ok();
         match name {
+            "cleanup.policy" => self.cleanup = CleanupPolicy::parse(value).unwrap_or_default(),
+            "delete.retention.ms" => self.delete_retention_ms = number,
+            "max.compaction.lag.ms" => self.max_compaction_lag_ms = number,
+            "min.cleanable.dirty.ratio" => {
+                let ratio = value.parse::<f64>().unwrap_or(0.5);
+                self.min_cleanable_dirty_permille = (ratio * 1_000.0).round() as u32;
+            }
+            "min.compaction.lag.ms" => self.min_compaction_lag_ms = number,
             "max.message.bytes" => self.max_message_bytes = unsigned.unwrap_or(0) as usize,
             "message.timestamp.after.max.ms" => self.timestamp_after_max_ms = number,
             "message.timestamp.before.max.ms" => self.timestamp_before_max_ms = number,
@@ -312,5 +407,22 @@ mod tests {
         assert!(text("retention.ms", "soon").contains("whole number"));
         assert!(text("segment.bytes", "1").contains("1024"));
         assert!(check_topic_config("retention.ms", "-1").is_ok());
+        assert!(text("cleanup.policy", "compress").contains("compact,delete"));
+        assert!(text("min.cleanable.dirty.ratio", "1.5").contains("0 to 1"));
+        assert!(check_topic_config("min.cleanable.dirty.ratio", "NaN").is_err());
+    }
+
+    #[test]
+    fn a_topic_may_delete_compact_or_do_both() {
+        let policy = |value| {
+            let cleanup = TopicConfig::resolve([("cleanup.policy", value)]).cleanup;
+            (cleanup.delete, cleanup.compact)
+        };
+        assert_eq!(policy("delete"), (true, false));
+        assert_eq!(policy("compact"), (false, true));
+        assert_eq!(policy("compact,delete"), (true, true));
+        assert_eq!(policy("delete, compact"), (true, true));
+        let ratio = TopicConfig::resolve([("min.cleanable.dirty.ratio", "0.125")]);
+        assert_eq!(ratio.min_cleanable_dirty_permille, 125);
     }
 }

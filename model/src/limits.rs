@@ -35,6 +35,8 @@ pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BATCH_BYTES_DEFAULT: usize = 1_048_588;
 /// The most records in one batch.
 pub const RECORDS_PER_BATCH_MAX: usize = 1_000_000;
+/// The most bytes that a batch of a compacted topic may unpack to, so that compaction can.
+pub const COMPACTED_UNPACKED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The most partitions in one produce or fetch message.
 pub const PARTITIONS_PER_MESSAGE_MAX: usize = 10_000;
 /// The most bytes one fetch response carries.
@@ -77,6 +79,7 @@ const _: () = assert!(
 );
 const _: () = assert!(1_000 * (TOPIC_NAME_BYTES_MAX + 3) <= CLUSTER_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= COMPACTED_UNPACKED_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MESSAGE_BYTES_MAX);

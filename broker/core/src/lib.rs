@@ -11,6 +11,6 @@ pub use leader_epochs::LeaderEpochs;
 pub use partition::{
     Acks, Assignment, Effect, FetchBounds, FollowerAck, FollowerDescription, FollowerPosition,
     FollowerState, Input, LeaderData, LogState, Partition, PartitionDescription, PartitionSetup,
-    Produce, ProduceAck, ProduceError, ProduceFault, ReplyId, Role, Stamp,
+    Produce, ProduceAck, ProduceError, ProduceFault, ReplyId, Role, Stamp, Trim,
 };
 pub use producers::Producers;

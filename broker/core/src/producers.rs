@@ -228,6 +228,14 @@ impl Producers {
         must_reload
     }
 
+    /// The last offsets of all remembered batches, ascending.
+    pub fn last_offsets(&self) -> Vec<Offset> {
+        let batches = self.by_id.values().flat_map(|producer| &producer.batches);
+        let mut offsets: Vec<_> = batches.map(|batch| batch.last_offset).collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
     /// Forgets the producers that were silent for `expiration_ms`, by the partition's own clock
     /// and not by the timestamps that clients give. A producer read from the log counts as seen at
     /// the first call after that.

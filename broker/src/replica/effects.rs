@@ -13,7 +13,7 @@ use ottla_model::batch::stamp;
 use super::{Inner, Replica};
 use crate::isr::IsrChange;
 use crate::produce::PendingProduce;
-use crate::replication::FollowerLink;
+use crate::replication::{Durable, FollowerLink};
 
 /// A produce reply whose receiver has been looked up.
 pub(super) struct DueReply {
@@ -34,15 +34,17 @@ impl Replica {
                     stamp,
                 } => {
                     let bytes = std::mem::take(batches);
-                    let bytes = match stamp {
-                        Some(stamp) => stamped(bytes, stamp),
-                        None => bytes,
-                    };
-                    self.log.append(*ticket, bytes)
+                    match stamp {
+                        Some(stamp) => self.log.append(*ticket, stamped(bytes, stamp)),
+                        None => self.log.append_replicated(*ticket, bytes),
+                    }
                 }
                 Effect::Truncate { to } => self.log.truncate(*to),
                 Effect::RestartAt { offset } => self.log.restart_at(*offset),
-                Effect::AdvanceLogStart { to } => self.log.advance_log_start(*to),
+                Effect::AdvanceLogStart { ticket, to } => {
+                    self.log.advance_log_start_told(*ticket, *to)
+                }
+                Effect::SkipTo { offset } => self.log.skip_to(*offset),
                 Effect::ReloadProducers => {
                     reload = true;
                     Ok(())
@@ -89,6 +91,18 @@ impl Replica {
         }
     }
 
+    /// Answers those who wait for a trim.
+    pub(super) fn answer_trims(inner: &mut Inner, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::TrimReply { reply, result } = effect
+                && let Some(caller) = inner.trims.remove(reply)
+            {
+                // A caller that has gone needs no answer.
+                let _ = caller.send(*result);
+            }
+        }
+    }
+
     /// Takes the receivers of the replies out of the map, while the core is held.
     pub(super) fn take_replies(inner: &mut Inner, effects: &[Effect]) -> Vec<DueReply> {
         let mut due = Vec::new();
@@ -124,7 +138,7 @@ impl Replica {
                 Effect::Append { stamp: Some(_), .. } => {
                     links.iter().for_each(|link| link.data_added(self.id));
                 }
-                Effect::HighWatermarkAdvanced { .. } => {
+                Effect::LogStartAdvanced { .. } | Effect::HighWatermarkAdvanced { .. } => {
                     links
                         .iter()
                         .for_each(|link| link.positions_changed(self.id));
@@ -163,25 +177,38 @@ impl Replica {
                         },
                     );
                 }
-                Effect::SendState { leader, state } => {
-                    self.context.leader_links.send_state(leader, self.id, state);
-                }
-                Effect::SendAck {
-                    leader,
-                    leader_epoch,
-                    durable_end,
-                } => {
-                    self.context
-                        .leader_links
-                        .send_ack(leader, self.id, leader_epoch, durable_end);
-                }
+                Effect::SendState { .. } | Effect::SendAck { .. } => self.tell_leader(effect),
                 Effect::Append { stamp: None, .. }
                 | Effect::Truncate { .. }
                 | Effect::RestartAt { .. }
                 | Effect::AdvanceLogStart { .. }
+                | Effect::SkipTo { .. }
+                | Effect::TrimReply { .. }
                 | Effect::ReloadProducers
                 | Effect::Reply { .. } => {}
             }
+        }
+    }
+
+    /// The effects that a follower's leader hears of.
+    fn tell_leader(&self, effect: Effect) {
+        let links = &self.context.leader_links;
+        match effect {
+            Effect::SendState { leader, state } => links.send_state(leader, self.id, state),
+            Effect::SendAck {
+                leader,
+                leader_epoch,
+                durable_end,
+                log_start,
+            } => {
+                let durable = Durable {
+                    leader_epoch,
+                    end: durable_end,
+                    log_start,
+                };
+                links.send_ack(leader, self.id, durable);
+            }
+            _ => {}
         }
     }
 }

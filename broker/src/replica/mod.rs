@@ -7,17 +7,18 @@ mod read;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_broker_core::partition::{
-    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId,
+    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId, Trim,
 };
 use ottla_log::{PartitionLog, ReadError};
 use ottla_model::batch::BatchHeader;
 use ottla_model::{ErrorCode, Instant, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_shell::Clock;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub use effects::{chain, load_producers};
 pub use read::FollowerRead;
@@ -59,6 +60,7 @@ struct Inner {
     /// here until the replica has begun anew.
     broken: bool,
     replies: HashMap<ReplyId, (Arc<PendingProduce>, usize)>,
+    trims: HashMap<ReplyId, oneshot::Sender<Result<Offset, ErrorCode>>>,
     next_reply: u64,
     followers: BTreeMap<NodeId, Arc<FollowerLink>>,
 }
@@ -83,6 +85,7 @@ impl Replica {
             core,
             broken: false,
             replies: HashMap::new(),
+            trims: HashMap::new(),
             next_reply: 0,
             followers: BTreeMap::new(),
         };
@@ -115,6 +118,7 @@ impl Replica {
         self.run_ordered(&mut inner, &mut effects);
         let links = self.links_to_wake(&inner, &effects);
         let replies = Self::take_replies(&mut inner, &effects);
+        Self::answer_trims(&mut inner, &effects);
         let deadline = inner.core.next_deadline().map_or(u64::MAX, |at| at.0);
         self.deadline.store(deadline, Ordering::Relaxed);
         let leader_epoch = inner.core.leader_epoch();
@@ -159,6 +163,33 @@ impl Replica {
         }
     }
 
+    /// Drops the records below an offset, or below the high watermark, as the leader. The answer
+    /// comes when no change of leader can bring them back.
+    pub fn trim(
+        &self,
+        to: Option<Offset>,
+        expected_leader_epoch: Option<LeaderEpoch>,
+        patience: Duration,
+    ) -> oneshot::Receiver<Result<Offset, ErrorCode>> {
+        let (sender, receiver) = oneshot::channel();
+        let now = self.context.clock.now();
+        self.step_with(
+            |inner, _| {
+                let reply = ReplyId(inner.next_reply);
+                inner.next_reply += 1;
+                inner.trims.insert(reply, sender);
+                Input::Trim(Trim {
+                    reply,
+                    to,
+                    expected_leader_epoch,
+                    deadline: now + patience,
+                })
+            },
+            now,
+        );
+        receiver
+    }
+
     /// Takes over what the metadata says of this partition.
     pub fn assign(&self, assignment: Assignment, writable: bool) {
         self.writable.store(writable, Ordering::Release);
@@ -200,10 +231,13 @@ impl Replica {
 
     /// The partition is leaving this broker: whoever waits on it is told.
     pub fn retire(&self) {
-        let mut inner = self.inner.lock();
-        inner.broken = true;
-        let replies = std::mem::take(&mut inner.replies);
-        drop(inner);
+        let replies = {
+            let mut inner = self.inner.lock();
+            inner.broken = true;
+            // Dropped without a word: the partition is not here any more.
+            inner.trims.clear();
+            std::mem::take(&mut inner.replies)
+        };
         for (pending, index) in replies.into_values() {
             let error = ErrorCode::NotLeaderOrFollower;
             pending.fail(
@@ -275,7 +309,9 @@ impl Replica {
         let concerns_all = effects.iter().any(|effect| {
             matches!(
                 effect,
-                Effect::Append { .. } | Effect::HighWatermarkAdvanced { .. }
+                Effect::Append { .. }
+                    | Effect::HighWatermarkAdvanced { .. }
+                    | Effect::LogStartAdvanced { .. }
             )
         });
         if concerns_all {

@@ -12,9 +12,11 @@ use super::Replica;
 pub enum FollowerRead {
     /// This broker no longer leads in that epoch: nothing may be sent.
     Stale,
-    /// The batches (perhaps none), where they end, and the positions to tell with them.
+    /// The batches (perhaps none), what range they cover, and the positions to tell with them.
     Data {
         batches: Vec<Bytes>,
+        /// The batches are all that the log holds from here up to `next`.
+        from: Offset,
         next: Offset,
         high_watermark: Offset,
         log_start: Offset,
@@ -44,6 +46,7 @@ impl Replica {
         if max_bytes == 0 || from >= limit {
             return Ok(FollowerRead::Data {
                 batches: Vec::new(),
+                from,
                 next: from,
                 high_watermark,
                 log_start,
@@ -53,9 +56,10 @@ impl Replica {
             // From memory, under the lock: the log cannot change hands meanwhile.
             return match self.checked(self.log.read(from, limit, max_bytes))? {
                 ReadOutcome::Cached(batches) => {
-                    let next = end_of(&batches).unwrap_or(from);
+                    let next = end_of(&batches).unwrap_or(limit);
                     Ok(FollowerRead::Data {
                         batches,
+                        from,
                         next,
                         high_watermark,
                         log_start,
@@ -70,9 +74,10 @@ impl Replica {
         if inner.core.role() != Role::Leader || inner.core.leader_epoch() != epoch {
             return Ok(FollowerRead::Stale);
         }
-        let next = end_of(&batches).unwrap_or(from);
+        let next = end_of(&batches).unwrap_or(limit);
         Ok(FollowerRead::Data {
             batches,
+            from,
             next,
             high_watermark,
             log_start,

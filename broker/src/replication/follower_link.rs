@@ -199,6 +199,7 @@ impl FollowerLink {
             };
             let FollowerRead::Data {
                 batches,
+                from,
                 next,
                 high_watermark,
                 log_start,
@@ -210,6 +211,7 @@ impl FollowerLink {
             let bytes = joined(batches);
             let has_more = max_bytes == 0 || !bytes.is_empty();
             let is_news = !bytes.is_empty()
+                || next != cursor.next
                 || high_watermark != cursor.sent_high_watermark
                 || log_start != cursor.sent_log_start;
             if is_news && self.advance(id, &cursor, next, high_watermark, log_start, has_more) {
@@ -219,6 +221,8 @@ impl FollowerLink {
                 message.partitions.push(v1::ReplicaData {
                     high_watermark: high_watermark.0,
                     log_start_offset: log_start.0,
+                    from_offset: Some(from.0),
+                    to_offset: Some(next.0),
                     batches: bytes,
                     ..item(id, cursor.epoch)
                 });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_broker_core::partition::{FollowerPosition, Input, LeaderData};
-use ottla_model::batch::{BatchError, BatchHeader, next_batch, validate_batch};
+use ottla_model::batch::{BatchError, BatchHeader, next_batch, validate_stored_batch};
 use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
@@ -44,11 +44,19 @@ pub struct LeaderLink {
     poke: Notify,
 }
 
+/// How much of a log is on disk, in a leader epoch.
+#[derive(Clone, Copy)]
+pub struct Durable {
+    pub leader_epoch: LeaderEpoch,
+    pub end: Offset,
+    pub log_start: Offset,
+}
+
 /// What waits to be sent; bounded by the number of partitions.
 #[derive(Default)]
 struct Outbox {
     states: BTreeMap<TopicIdPartition, FollowerPosition>,
-    acks: BTreeMap<TopicIdPartition, (LeaderEpoch, Offset)>,
+    acks: BTreeMap<TopicIdPartition, Durable>,
     stops: BTreeSet<TopicIdPartition>,
     reported: u64,
     /// Which of this link's streams may take from here. The one before may linger for a moment.
@@ -124,8 +132,8 @@ impl LeaderLink {
         self.wake.notify_one();
     }
 
-    pub fn send_ack(&self, id: TopicIdPartition, epoch: LeaderEpoch, durable_end: Offset) {
-        self.outbox.lock().acks.insert(id, (epoch, durable_end));
+    pub fn send_ack(&self, id: TopicIdPartition, durable: Durable) {
+        self.outbox.lock().acks.insert(id, durable);
         self.wake.notify_one();
     }
 
@@ -352,6 +360,8 @@ impl LeaderLink {
         match headers_of(&data.batches) {
             Ok(headers) => replica.step(Input::LeaderData(LeaderData {
                 leader_epoch,
+                from: covered_from(&data, &headers),
+                to: covered_to(&data, &headers),
                 headers,
                 batches: data.batches,
                 high_watermark: Offset(data.high_watermark),
@@ -375,10 +385,24 @@ fn headers_of(batches: &Bytes) -> Result<Vec<BatchHeader>, BatchError> {
     let mut headers = Vec::new();
     while !rest.is_empty() {
         let (_, batch, behind) = next_batch(rest)?;
-        headers.push(validate_batch(batch)?);
+        headers.push(validate_stored_batch(batch)?);
         rest = behind;
     }
     Ok(headers)
+}
+
+/// From where on the leader holds nothing else than these batches.
+fn covered_from(data: &v1::ReplicaData, headers: &[BatchHeader]) -> Offset {
+    let first = || headers.first().map_or(0, |header| header.base_offset.0);
+    Offset(data.from_offset.unwrap_or_else(first))
+}
+
+/// Up to where it holds nothing else.
+fn covered_to(data: &v1::ReplicaData, headers: &[BatchHeader]) -> Offset {
+    match headers.last() {
+        Some(last) => last.next_offset(),
+        None => Offset(data.to_offset.unwrap_or(0)),
+    }
 }
 
 fn id_bytes(id: TopicIdPartition) -> Bytes {
@@ -393,15 +417,17 @@ fn state_message(id: TopicIdPartition, state: &FollowerPosition) -> v1::ReplicaS
         log_end: state.log_end.0,
         durable_end: state.durable_end.0,
         last_epoch: state.last_epoch.0,
+        log_start_offset: state.log_start.0,
     }
 }
 
-fn ack_message(id: TopicIdPartition, (epoch, end): (LeaderEpoch, Offset)) -> v1::ReplicaAck {
+fn ack_message(id: TopicIdPartition, durable: Durable) -> v1::ReplicaAck {
     v1::ReplicaAck {
         topic_id: id_bytes(id),
         partition: id.partition.0,
-        leader_epoch: epoch.0,
-        durable_end: end.0,
+        leader_epoch: durable.leader_epoch.0,
+        durable_end: durable.end.0,
+        log_start_offset: durable.log_start.0,
     }
 }
 

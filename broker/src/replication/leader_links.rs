@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ottla_broker_core::partition::{FollowerPosition, Input};
-use ottla_model::{LeaderEpoch, NodeId, Offset, TopicIdPartition};
+use ottla_model::{NodeId, TopicIdPartition};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::leader_link::{LeaderLink, LinkContext};
+use super::leader_link::{Durable, LeaderLink, LinkContext};
 use crate::replica::Replica;
 
 /// All streams to leaders.
@@ -104,9 +104,9 @@ impl LeaderLinks {
         }
     }
 
-    pub fn send_ack(&self, leader: NodeId, id: TopicIdPartition, epoch: LeaderEpoch, end: Offset) {
+    pub fn send_ack(&self, leader: NodeId, id: TopicIdPartition, durable: Durable) {
         if let Some(link) = self.links.lock().get(&leader) {
-            link.send_ack(id, epoch, end);
+            link.send_ack(id, durable);
         }
     }
 

@@ -7,4 +7,5 @@ mod leader_link;
 mod leader_links;
 
 pub use follower_link::FollowerLink;
+pub use leader_link::Durable;
 pub use leader_links::{LeaderLinkContext, LeaderLinks};

@@ -11,7 +11,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::held_body::Held;
-use super::{fetch, list_offsets, produce, publish, subscribe};
+use super::{delete_records, fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
@@ -81,6 +81,16 @@ impl LogService for LogRpc {
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
         let broker = self.0.get()?;
         list_offsets::list_offsets(broker, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        let broker = self.0.get()?;
+        delete_records::delete_records(broker, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -3,8 +3,10 @@
 
 mod admin;
 mod cluster;
+mod delete_records;
 mod fetch;
 mod held_body;
+mod keys;
 mod list_offsets;
 mod log;
 mod produce;

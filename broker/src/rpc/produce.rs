@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
+use super::keys::require_keys;
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT};
 use crate::produce::{Answer, Explain, PendingProduce, Responder};
 use crate::replica::{ProduceInput, Replica};
@@ -162,6 +163,12 @@ fn accept(
     }
     let header = validate_produced(&part.batch, window)
         .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+    let compacts = image
+        .topic(replica.id.topic)
+        .is_some_and(|topic| topic.config.cleanup.compact);
+    if compacts {
+        require_keys(&part.batch)?;
+    }
     Ok((replica, header))
 }
 

@@ -265,6 +265,7 @@ fn hand_over(
                 log_end: Offset(state.log_end),
                 durable_end: Offset(state.durable_end),
                 last_epoch: LeaderEpoch(state.last_epoch),
+                log_start: Offset(state.log_start_offset),
             },
         );
     }
@@ -278,6 +279,7 @@ fn hand_over(
                 broker_epoch,
                 leader_epoch: LeaderEpoch(ack.leader_epoch),
                 durable_end: Offset(ack.durable_end),
+                log_start: Offset(ack.log_start_offset),
             }));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_model::batch::{Record, decode_records, next_batch, validate_batch};
+use ottla_model::batch::{Record, decode_records, next_batch, validate_stored_batch};
 use ottla_model::error::ApiError;
 use ottla_model::{ErrorCode, Offset, PartitionIndex, TopicId, TopicIdPartition};
 use ottla_proto::status::{from_status, to_status};
@@ -304,7 +304,7 @@ impl Reader {
         let mut rest: &[u8] = batches;
         while !rest.is_empty() {
             let (header, batch, behind) = next_batch(rest).map_err(|error| corrupt(&error))?;
-            validate_batch(batch).map_err(|error| corrupt(&error))?;
+            validate_stored_batch(batch).map_err(|error| corrupt(&error))?;
             let batch = batches.slice_ref(batch);
             let records = decode_records(&batch, UNPACKED_MAX).map_err(|error| corrupt(&error))?;
             let wanted =

@@ -12,3 +12,4 @@ pub mod produce;
 pub mod quorum;
 pub mod server;
 pub mod topic;
+pub mod trim;

@@ -173,6 +173,10 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
             "broker.retention_check_interval_ms",
             millis(config.broker.retention_check_interval),
         ),
+        (
+            "broker.compaction_check_interval_ms",
+            millis(config.broker.compaction_check_interval),
+        ),
         ("limits.connections", config.limits.connections.into()),
         (
             "limits.streams_per_connection",
@@ -183,7 +187,7 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
     settings
 }
 
-fn log_settings(log: &LogSettings) -> [(&'static str, Value); 6] {
+fn log_settings(log: &LogSettings) -> [(&'static str, Value); 8] {
     [
         ("log.journal_file_bytes", log.journal_file_bytes.into()),
         ("log.checkpoint_bytes", log.checkpoint_bytes.into()),
@@ -194,6 +198,14 @@ fn log_settings(log: &LogSettings) -> [(&'static str, Value); 6] {
             log.scrub_bytes_per_second.into(),
         ),
         ("log.scrub_interval_ms", millis(log.scrub_interval)),
+        (
+            "log.compaction_bytes_per_second",
+            log.compaction_bytes_per_second.into(),
+        ),
+        (
+            "log.compaction_memory_bytes",
+            log.compaction_memory_bytes.into(),
+        ),
     ]
 }
 

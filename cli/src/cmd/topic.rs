@@ -31,6 +31,8 @@ pub enum TopicCommand {
     Alter(AlterArgs),
     /// Delete topics and all their records
     Delete(DeleteArgs),
+    /// Drop the oldest records of a topic's partitions
+    Trim(super::trim::TrimArgs),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +81,7 @@ pub async fn run(command: TopicCommand) -> CommandResult {
         TopicCommand::Describe(args) => describe::describe(args).await,
         TopicCommand::Alter(args) => alter(args).await,
         TopicCommand::Delete(args) => delete(args).await,
+        TopicCommand::Trim(args) => super::trim::run(args).await,
     }
 }
 

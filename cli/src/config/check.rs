@@ -285,6 +285,12 @@ fn broker(file: &ConfigFile) -> Result<BrokerSettings, Problem> {
             100,
             DAY,
         )?,
+        compaction_check_interval: time(
+            "broker.compaction_check_interval_ms",
+            given.compaction_check_interval_ms,
+            100,
+            DAY,
+        )?,
     })
 }
 
@@ -330,6 +336,18 @@ fn log(file: &ConfigFile) -> Result<LogSettings, Problem> {
             given.scrub_interval_ms,
             100,
             365 * 86_400_000,
+        )?,
+        compaction_bytes_per_second: within(
+            "log.compaction_bytes_per_second",
+            given.compaction_bytes_per_second,
+            64 << 10,
+            1_024 * GIB,
+        )?,
+        compaction_memory_bytes: within(
+            "log.compaction_memory_bytes",
+            given.compaction_memory_bytes,
+            64 << 10,
+            16 * GIB,
         )?,
     })
 }

@@ -142,6 +142,9 @@ pub struct BrokerSection {
     /// How often old segments are looked for, in milliseconds (Kafka's
     /// `log.retention.check.interval.ms`).
     pub retention_check_interval_ms: u64,
+    /// How often partitions to compact are looked for, in milliseconds (Kafka's
+    /// `log.cleaner.backoff.ms`).
+    pub compaction_check_interval_ms: u64,
 }
 
 impl Default for BrokerSection {
@@ -152,6 +155,7 @@ impl Default for BrokerSection {
             threads: 2,
             producer_expiration_ms: 86_400_000,
             retention_check_interval_ms: 300_000,
+            compaction_check_interval_ms: 15_000,
         }
     }
 }
@@ -175,6 +179,12 @@ pub struct LogSection {
     /// How often a round over all data begins, in milliseconds; one that takes longer is finished
     /// first.
     pub scrub_interval_ms: u64,
+    /// How many bytes compaction reads and writes in a second, at most, so that producers do not
+    /// feel it (Kafka's `log.cleaner.io.max.bytes.per.second`).
+    pub compaction_bytes_per_second: u64,
+    /// The memory for compaction's table of keys, in bytes; 24 for each key. What does not fit
+    /// takes further passes (Kafka's `log.cleaner.dedupe.buffer.size`).
+    pub compaction_memory_bytes: u64,
 }
 
 impl Default for LogSection {
@@ -186,6 +196,8 @@ impl Default for LogSection {
             disk_reserve_bytes: 512 << 20,
             scrub_bytes_per_second: 4 << 20,
             scrub_interval_ms: 86_400_000,
+            compaction_bytes_per_second: 16 << 20,
+            compaction_memory_bytes: 16 << 20,
         }
     }
 }

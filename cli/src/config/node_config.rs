@@ -83,6 +83,7 @@ pub struct BrokerSettings {
     pub threads: usize,
     pub producer_expiration: Duration,
     pub retention_check_interval: Duration,
+    pub compaction_check_interval: Duration,
 }
 
 /// Sizes of the journal and the cache; see `[log]`.
@@ -94,6 +95,8 @@ pub struct LogSettings {
     pub disk_reserve_bytes: u64,
     pub scrub_bytes_per_second: u64,
     pub scrub_interval: Duration,
+    pub compaction_bytes_per_second: u64,
+    pub compaction_memory_bytes: u64,
 }
 
 /// What clients may ask at once; see `[limits]`.

@@ -1,16 +1,18 @@
 //! Changing and inspecting the cluster. Any broker answers; a call goes to the next one when its
 //! broker does not, until the client's request timeout.
 
+mod delete_records;
 mod offsets;
 
 use std::future::Future;
 
-use ottla_model::{NodeId, PartitionIndex, TopicId};
+use ottla_model::{NodeId, Offset, PartitionIndex, TopicId};
 use ottla_proto::v1;
 use ottla_proto::v1::admin_service_client::AdminServiceClient;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+pub use delete_records::Trimmed;
 pub(crate) use offsets::list_offsets;
 pub use offsets::{ListedOffset, OffsetSpec};
 
@@ -255,6 +257,20 @@ impl Admin {
         partitions: Vec<(PartitionIndex, OffsetSpec)>,
     ) -> Result<Vec<ListedOffset>, ClientError> {
         list_offsets(&self.client, topic, None::<TopicId>, partitions).await
+    }
+
+    /// Drops the records before an offset, or all that are acknowledged now where none is given.
+    /// Each partition's leader is asked; done once no change of leader can bring them back.
+    ///
+    /// # Errors
+    /// `OFFSET_OUT_OF_RANGE` for an offset above the high watermark. Other partitions may be
+    /// trimmed already.
+    pub async fn delete_records(
+        &self,
+        topic: &str,
+        partitions: Vec<(PartitionIndex, Option<Offset>)>,
+    ) -> Result<Vec<Trimmed>, ClientError> {
+        delete_records::delete_records(&self.client, topic, partitions).await
     }
 
     async fn call<R, T, F, Fut>(

@@ -77,7 +77,7 @@ pub(crate) async fn list_offsets(
     }
 }
 
-async fn find_topic(client: &Client, topic: &str) -> Result<TopicId, ClientError> {
+pub(super) async fn find_topic(client: &Client, topic: &str) -> Result<TopicId, ClientError> {
     let known = client.wait_for(
         |cluster| cluster.topic(topic).is_some(),
         UNKNOWN_TOPIC_PATIENCE,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_model::batch::{BatchHeader, Record, decode_records, next_batch, validate_batch};
+use ottla_model::batch::{BatchHeader, Record, decode_records, next_batch, validate_stored_batch};
 use ottla_model::{Instant, LeaderEpoch, Offset, PartitionIndex};
 
 use super::ConsumedRecord;
@@ -225,7 +225,7 @@ impl Position {
 
     fn unpack(&mut self, batch: &Bytes) -> Result<(), ConsumeError> {
         let base = BatchHeader::decode(batch).map_or(self.next, |header| header.base_offset);
-        let unpacked = validate_batch(batch)
+        let unpacked = validate_stored_batch(batch)
             .map_err(|error| error.to_string())
             .and_then(|header| {
                 let records = decode_records(batch, UNPACKED_BYTES_MAX);

@@ -72,7 +72,12 @@ impl PartitionLog {
             .max_timestamp
             .0
             .saturating_sub(active.first_timestamp.0);
-        let too_long = active.first_timestamp != TimestampMs::NONE && age > settings.segment_ms;
+        // Only sealed segments are compacted.
+        let segment_ms = match settings.compaction {
+            Some(compaction) => settings.segment_ms.min(compaction.max_lag_ms),
+            None => settings.segment_ms,
+        };
+        let too_long = active.first_timestamp != TimestampMs::NONE && age > segment_ms;
         active.bytes > 0
             && (active.bytes + meta.size as u64 > segment_bytes
                 || too_long
@@ -213,7 +218,14 @@ impl PartitionLog {
             physical.end = to;
             physical.epochs.cut(to);
             physical.generation += 1;
-            self.lock().physical = physical;
+            physical.cleaned_to = physical.cleaned_to.min(to);
+            let active = physical.segments.last().map_or(Offset::ZERO, |s| s.base);
+            {
+                let mut state = self.lock();
+                state.physical = physical;
+                // What is written to again is not what the checkpoint saw.
+                state.checkpointed = state.checkpointed.min(active);
+            }
             if let Some((serial, base, bytes)) = cut {
                 self.shorten(serial, base, bytes)?;
             }
@@ -240,7 +252,8 @@ impl PartitionLog {
             SegmentIndex::Memory(index) => index.clone(),
             _ => build().map_err(|source| self.unreadable(source))?,
         };
-        let (bytes, last_batch_at) = find_cut(&*file, &path, index.floor(to), segment.bytes, to)
+        let floor = index.floor(Offset(to.0 - 1));
+        let (bytes, last_batch_at) = find_cut(&*file, &path, floor, segment.bytes, to)
             .map_err(|source| self.unreadable(source))?;
         // From now on this is another segment: what others keep of the one before must not be
         // taken for it.
@@ -270,7 +283,7 @@ impl PartitionLog {
         self.discard_indexes(base)
     }
 
-    fn discard_indexes(&self, base: Offset) -> Result<(), LogError> {
+    pub(super) fn discard_indexes(&self, base: Offset) -> Result<(), LogError> {
         self.shared.discard(&index_path(&self.dir, base))?;
         self.shared.discard(&time_index_path(&self.dir, base))
     }
@@ -289,6 +302,7 @@ impl PartitionLog {
         let gone = {
             let mut state = self.lock();
             let gone = std::mem::take(&mut state.physical.segments);
+            state.checkpointed = Offset::ZERO;
             state.physical = Physical {
                 applied: state.physical.applied,
                 generation: state.physical.generation + 1,
@@ -322,6 +336,14 @@ impl PartitionLog {
         self.discard_segments(&gone)?;
         self.lock().physical.applied = applied;
         Ok(())
+    }
+
+    /// The physical log goes on at `to`.
+    pub(crate) fn apply_skip(&self, to: Offset, applied: WalPosition) {
+        let mut state = self.lock();
+        state.physical.end = state.physical.end.max(to);
+        state.physical.applied = applied;
+        state.segments_followed();
     }
 
     /// The physical log begins: empty, and contained in the next checkpoint.

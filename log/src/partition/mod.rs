@@ -9,6 +9,7 @@ mod read;
 mod retention;
 mod scrub;
 mod state;
+mod swap;
 mod tail;
 
 use std::ops::ControlFlow;
@@ -28,6 +29,7 @@ use crate::store::LogSettings;
 pub(crate) use epochs::Epochs;
 pub use read::ReadOutcome;
 pub(crate) use state::{Physical, State};
+pub(crate) use swap::Cleanable;
 
 /// One partition's log. All methods may be called from many threads.
 #[derive(Debug)]
@@ -57,6 +59,10 @@ impl PartitionLog {
 
     pub fn id(&self) -> TopicIdPartition {
         self.id
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
     /// The first offset that can be read.
@@ -97,6 +103,16 @@ impl PartitionLog {
     /// Nothing is changed if the batches do not continue the log, are malformed, carry a leader
     /// epoch below the log's last, or are too large for the journal.
     pub fn append(&self, ticket: u64, batches: Bytes) -> Result<(), LogError> {
+        self.append_batches(ticket, batches, false)
+    }
+
+    /// Like [`PartitionLog::append`], for batches that another replica holds: between them, and
+    /// between the log's end and the first, offsets may be missing that compaction removed there.
+    pub fn append_replicated(&self, ticket: u64, batches: Bytes) -> Result<(), LogError> {
+        self.append_batches(ticket, batches, true)
+    }
+
+    fn append_batches(&self, ticket: u64, batches: Bytes, gaps: bool) -> Result<(), LogError> {
         let metas = split_batches(&batches).map_err(|(at, source)| LogError::Batch {
             id: self.id,
             at,
@@ -109,14 +125,16 @@ impl PartitionLog {
         };
         self.check_size(&op)?;
         let mut state = self.lock_present()?;
-        self.check_continues(&state, &metas)?;
-        if metas.is_empty() {
+        self.check_continues(&state, &metas, gaps)?;
+        let Some(first) = metas.first() else {
             return Ok(());
-        }
+        };
+        let first = first.base;
         self.enqueue(op, None)?;
         self.shared
             .cached_bytes
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
+        state.goes_on_at(first);
         let mut at = 0;
         for meta in metas {
             state.epochs.note(meta.epoch, meta.base);
@@ -127,11 +145,16 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn check_continues(&self, state: &State, metas: &[BatchMeta]) -> Result<(), LogError> {
+    fn check_continues(
+        &self,
+        state: &State,
+        metas: &[BatchMeta],
+        gaps: bool,
+    ) -> Result<(), LogError> {
         let mut log_end = state.log_end;
         let mut last = state.last_epoch();
         for meta in metas {
-            if meta.base != log_end {
+            if meta.base < log_end || (meta.base > log_end && !gaps) {
                 return Err(LogError::NotContinuing {
                     id: self.id,
                     base: meta.base,
@@ -207,8 +230,18 @@ impl PartitionLog {
     /// # Errors
     /// [`LogError::LogStartBeyondEnd`] if the log ends before `to`.
     pub fn advance_log_start(&self, to: Offset) -> Result<(), LogError> {
+        self.move_log_start(to, None)
+    }
+
+    /// Like [`PartitionLog::advance_log_start`]; the store's observer is told of `ticket` when the
+    /// new start is durable, so that no restart brings back what was below it.
+    pub fn advance_log_start_told(&self, ticket: u64, to: Offset) -> Result<(), LogError> {
+        self.move_log_start(to, Some(ticket))
+    }
+
+    fn move_log_start(&self, to: Offset, ticket: Option<u64>) -> Result<(), LogError> {
         let mut state = self.lock_present()?;
-        if to <= state.log_start {
+        if to <= state.log_start && ticket.is_none() {
             return Ok(());
         }
         if to > state.log_end {
@@ -218,9 +251,22 @@ impl PartitionLog {
                 log_end: state.log_end,
             });
         }
-        self.enqueue(Op::LogStart(to), None)?;
-        state.log_start = to;
-        state.epochs.trim(to);
+        self.enqueue(Op::LogStart { to, ticket }, None)?;
+        if to > state.log_start {
+            state.log_start = to;
+            state.epochs.trim(to);
+        }
+        Ok(())
+    }
+
+    /// The log goes on at `to`: another replica holds no records between this log's end and
+    /// there. Nothing happens if the log reaches that far.
+    pub fn skip_to(&self, to: Offset) -> Result<(), LogError> {
+        let mut state = self.lock_present()?;
+        if to > state.log_end {
+            self.enqueue(Op::Skip(to), None)?;
+            state.skip(to);
+        }
         Ok(())
     }
 
@@ -271,8 +317,7 @@ impl PartitionLog {
     /// bytes are gone. Whether more could go.
     pub(crate) fn evict(&self, to: Offset, enough: u64) -> bool {
         let mut state = self.state.lock();
-        let to = to.min(state.disk_end);
-        let (bytes, more) = state.tail.evict(to, enough);
+        let (bytes, more) = state.evict(to, enough);
         self.uncache(bytes);
         more
     }

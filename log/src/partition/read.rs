@@ -41,6 +41,8 @@ pub(super) struct Place {
     pub sealed: bool,
     /// Batches at and above it are not to be read here.
     pub limit: Offset,
+    /// What is not here below it is nowhere.
+    pub end: Offset,
     pub generation: u64,
 }
 
@@ -84,22 +86,29 @@ impl PartitionLog {
         limit: Offset,
         max_bytes: usize,
     ) -> Result<Vec<Bytes>, ReadError> {
+        // Compaction may have removed what was at `from`, up to the end of a segment and beyond.
+        let mut at = from;
         loop {
             let plan = {
                 let state = self.state.lock();
                 check_range(&state, from)?;
-                if from >= limit.min(state.log_end) {
+                if at >= limit.min(state.log_end) {
                     return Ok(Vec::new());
                 }
-                plan(&state, from, limit, max_bytes)
+                plan(&state, at, limit, max_bytes)
             };
             let place = match plan {
                 Plan::Memory(batches) => return Ok(batches),
                 Plan::Disk(place) => place,
             };
-            let read = self.read_at_place(&place, from, max_bytes);
-            if self.is_current(&place)? {
-                return read.map(|bytes| vec![bytes]);
+            let read = self.read_at_place(&place, at, max_bytes);
+            if !self.is_current(&place)? {
+                at = from;
+                continue;
+            }
+            match read? {
+                Some(bytes) => return Ok(vec![bytes]),
+                None => at = place.end,
             }
         }
     }
@@ -109,21 +118,19 @@ impl PartitionLog {
         place: &Place,
         from: Offset,
         max_bytes: usize,
-    ) -> Result<Bytes, ReadError> {
+    ) -> Result<Option<Bytes>, ReadError> {
         let (file, path) = self.open_place(place)?;
         let mut scanner = self.scan_from(&*file, &path, place, from)?;
-        loop {
-            match scanner.next()? {
-                Some((at, header)) if header.next_offset() > from => {
-                    return read_batches(&*file, &path, at, place.bytes, place.limit, max_bytes);
-                }
-                Some(_) => {}
-                None => {
-                    let what = format!("offset {from} is missing");
-                    return Err(ReadError::damaged(&path, place.bytes, what));
-                }
+        while let Some((at, header)) = scanner.next()? {
+            if header.base_offset >= place.limit {
+                break;
+            }
+            if header.next_offset() > from {
+                let (bytes, limit) = (place.bytes, place.limit);
+                return read_batches(&*file, &path, at, bytes, limit, max_bytes).map(Some);
             }
         }
+        Ok(None)
     }
 
     /// Hands the headers of all batches, from the one that holds `from` to the log's end, to
@@ -155,6 +162,7 @@ impl PartitionLog {
                 plan(&state, next, Offset(i64::MAX), usize::MAX)
             };
             let headers = match plan {
+                Plan::Memory(batches) if batches.is_empty() => return Ok(()),
                 Plan::Memory(batches) => batches
                     .iter()
                     .filter_map(|batch| BatchHeader::decode(batch))
@@ -164,7 +172,11 @@ impl PartitionLog {
                     if !self.is_current(&place)? {
                         continue;
                     }
-                    headers?
+                    let headers = headers?;
+                    if headers.is_empty() {
+                        next = place.end;
+                    }
+                    headers
                 }
             };
             for header in &headers {
@@ -187,10 +199,6 @@ impl PartitionLog {
                 Some(_) => {}
                 None => break,
             }
-        }
-        if headers.is_empty() {
-            let what = format!("offset {from} is missing");
-            return Err(ReadError::damaged(&path, place.bytes, what));
         }
         Ok(headers)
     }
@@ -296,12 +304,13 @@ fn plan(state: &State, from: Offset, limit: Offset, max_bytes: usize) -> Plan {
     if from >= state.tail_start() {
         return Plan::Memory(state.tail.read(from, limit, max_bytes));
     }
-    let index = state.physical.segment_of(from);
-    match index {
-        Some(index) => Plan::Disk(place(state, index, from, limit)),
-        // Nothing in memory and no segment: the log holds nothing there.
-        None => Plan::Memory(Vec::new()),
+    if state.physical.segments.is_empty() {
+        // All there is is in memory; it may begin behind the log's start.
+        return Plan::Memory(state.tail.read(from, limit, max_bytes));
     }
+    // The first segment may begin behind the log's start, where nothing was between.
+    let index = state.physical.segment_of(from).unwrap_or(0);
+    Plan::Disk(place(state, index, from, limit))
 }
 
 /// The place of `from` in the segment at `index`.
@@ -318,6 +327,10 @@ pub(super) fn place(state: &State, index: usize, from: Offset, limit: Offset) ->
         floor,
         sealed: matches!(segment.index, SegmentIndex::Files),
         limit: limit.min(state.disk_end),
+        end: match state.physical.segments.get(index + 1) {
+            Some(behind) => behind.base.min(state.disk_end),
+            None => state.disk_end,
+        },
         generation: state.physical.generation,
     }
 }

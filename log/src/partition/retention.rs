@@ -16,16 +16,22 @@ impl PartitionLog {
         now: TimestampMs,
         bound: Offset,
     ) -> Result<Option<Offset>, LogError> {
-        let state = self.lock_present()?;
-        let start = new_log_start(&state, now, bound);
-        drop(state);
-        match start {
-            Some(start) => {
-                self.advance_log_start(start)?;
-                Ok(Some(start))
-            }
-            None => Ok(None),
+        let start = self.retained_from(now, bound)?;
+        if let Some(start) = start {
+            self.advance_log_start(start)?;
         }
+        Ok(start)
+    }
+
+    /// Where [`PartitionLog::apply_retention`] would move the log's start, for a caller who does
+    /// that by other ways; `None` if it would not move.
+    pub fn retained_from(
+        &self,
+        now: TimestampMs,
+        bound: Offset,
+    ) -> Result<Option<Offset>, LogError> {
+        let state = self.lock_present()?;
+        Ok(new_log_start(&state, now, bound))
     }
 }
 

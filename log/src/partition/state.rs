@@ -28,6 +28,9 @@ pub(crate) struct State {
     /// The log was deleted or set aside.
     pub gone: bool,
     pub settings: LogSettings,
+    /// Segments below it were sealed when the last checkpoint was made, which so vouches for them
+    /// whole: compaction may replace them.
+    pub checkpointed: Offset,
     pub physical: Physical,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct Physical {
     pub segments: Vec<Segment>,
     /// Journal entries before this position are contained.
     pub applied: WalPosition,
+    /// Compaction has been over everything below.
+    pub cleaned_to: Offset,
     /// Rises when bytes that a reader may have been pointed to are taken away.
     pub generation: u64,
     pub dir_exists: bool,
@@ -54,6 +59,7 @@ impl Physical {
             epochs: Epochs::default(),
             segments: Vec::new(),
             applied: WalPosition(0),
+            cleaned_to: Offset::ZERO,
             generation: 0,
             dir_exists: false,
         }
@@ -105,6 +111,7 @@ impl State {
             recovering: false,
             gone: false,
             settings,
+            checkpointed: Offset::ZERO,
             physical,
         };
         state.follow_physical();
@@ -122,6 +129,28 @@ impl State {
     /// Where the tail cache begins; everything below it is in segments.
     pub fn tail_start(&self) -> Offset {
         self.tail.start().unwrap_or(self.log_end)
+    }
+
+    /// Takes in where a batch that follows begins. Between the log's end and there may be nothing,
+    /// which then is on disk as much as anything is.
+    pub fn goes_on_at(&mut self, base: Offset) {
+        if self.tail.start().is_none() {
+            self.disk_end = self.disk_end.max(base);
+        }
+    }
+
+    /// The log goes on at `to`, without records in between.
+    pub fn skip(&mut self, to: Offset) {
+        self.goes_on_at(to);
+        self.log_end = to;
+        self.check();
+    }
+
+    /// Drops batches from memory that are in segments, as [`Tail::evict`].
+    pub fn evict(&mut self, to: Offset, enough: u64) -> (u64, bool) {
+        let evicted = self.tail.evict(to.min(self.disk_end), enough);
+        self.disk_end = self.disk_end.max(self.tail_start());
+        evicted
     }
 
     /// Cuts the logical log; `to` is a batch boundary. Returns the bytes that left the tail.
@@ -162,7 +191,8 @@ impl State {
             self.follow_physical();
         }
         if self.pending_cuts == 0 && !self.gone {
-            self.disk_end = self.physical.end;
+            // It is ahead of the segments where nothing is between.
+            self.disk_end = self.disk_end.max(self.physical.end);
         }
         self.check();
     }

@@ -43,9 +43,11 @@ impl Tail {
         self.batches.range(first..)
     }
 
-    /// The base of the batch that holds `offset`, or of the one behind it.
+    /// The base of the batch that holds `offset`, or `offset` itself if none does.
     pub fn boundary(&self, offset: Offset) -> Option<Offset> {
-        self.from(offset).next().map(|batch| batch.meta.base)
+        self.from(offset)
+            .next()
+            .map(|batch| batch.meta.base.min(offset))
     }
 
     /// Whole batches under the limits of a read.

@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::Entry;
 use crate::partition::Physical;
 use crate::segment::{BatchMeta, split_batches};
+use crate::swap::Swap;
 use crate::wal::WalPosition;
 
 /// One life of a log, from its creation to its end or to now.
@@ -24,6 +25,8 @@ pub(super) struct Folded {
     pub log_end: Offset,
     /// Batches behind what is kept.
     pub appends: Vec<(Bytes, Vec<BatchMeta>)>,
+    /// Compacted segments that take the place of kept ones, in order; done already or not.
+    pub swaps: Vec<Swap>,
     pub applied: WalPosition,
     /// Whether the journal says anything that the checkpoint does not contain.
     pub changed: bool,
@@ -41,6 +44,7 @@ impl Folded {
             log_start: at,
             log_end: at,
             appends: Vec::new(),
+            swaps: Vec::new(),
             applied,
             changed: true,
             set_aside: None,
@@ -56,6 +60,7 @@ impl Folded {
             applied: physical.applied,
             kept: Some(physical),
             appends: Vec::new(),
+            swaps: Vec::new(),
             changed: false,
             set_aside: None,
             damage: None,
@@ -87,7 +92,8 @@ impl Folded {
         let (Some(first), Some(last)) = (rest.first(), rest.last()) else {
             return;
         };
-        if first.base != self.log_end {
+        // A replica's batches may leave offsets out that compaction removed elsewhere.
+        if first.base < self.log_end {
             self.damage = Some(format!(
                 "the journal goes on at offset {}, but the log ends at {}",
                 first.base, self.log_end
@@ -110,6 +116,29 @@ impl Folded {
             self.appends.push((bytes.slice(..left), metas));
             break;
         }
+    }
+
+    /// The checkpoint vouches for whatever compaction replaces.
+    fn swap(&mut self, swap: Swap) {
+        if self.damage.is_some() {
+            return;
+        }
+        let keep_end = self.keep_end;
+        let found = self.kept.as_mut().and_then(|kept| {
+            let range = swap.range(&kept.segments)?;
+            (swap.end <= keep_end).then_some((kept, range))
+        });
+        let Some((kept, range)) = found else {
+            self.damage = Some(format!(
+                "the journal replaces segments from offset {} to {}, which the checkpoint does not have",
+                swap.base(),
+                swap.end
+            ));
+            return;
+        };
+        let serial = kept.segments[range.start].serial;
+        kept.segments.splice(range, [swap.segment(serial)]);
+        self.swaps.push(swap);
     }
 
     /// Everything before is forgotten, damage too.
@@ -166,6 +195,8 @@ impl Fold {
             Entry::Truncate(to) => folded.truncate(to),
             Entry::Restart(at) => folded.restart(at),
             Entry::LogStart(to) => folded.log_start = folded.log_start.max(to),
+            Entry::Swap(swap) => folded.swap(swap),
+            Entry::Skip(to) => folded.log_end = folded.log_end.max(to),
             Entry::Delete => self.end(id, None),
             Entry::SetAside(name) => self.end(id, Some(name)),
         }

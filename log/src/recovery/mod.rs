@@ -95,6 +95,7 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
     quarantine(shared, &damaged)?;
     set_strays_aside(shared, &logs)?;
+    clear_compacting(shared)?;
     restart_damaged(&mut wal, &damaged)?;
     let mut recovered = Recovered { wal, logs };
     add_empty(shared, &mut recovered, &damaged);
@@ -122,6 +123,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         &dirs.quarantine,
         &dirs.damaged,
         &dirs.discarded,
+        &dirs.compacting,
     ] {
         create_dir_durably(&**disk, dir)?;
     }
@@ -207,6 +209,16 @@ fn rebuild_all(
         Some(error) => Err(error),
         None => Ok((logs, damaged)),
     }
+}
+
+/// Removes compacted files that the journal says nothing of: they were not finished.
+fn clear_compacting(shared: &Shared) -> Result<(), LogError> {
+    let dir = &shared.dirs.compacting;
+    for entry in shared.disk.list(dir).or_log("list", dir)? {
+        let path = dir.join(&entry.name);
+        shared.disk.unlink(&path).or_log("remove", &path)?;
+    }
+    Ok(())
 }
 
 /// Notes damaged logs, and then moves their files aside, durably: what begins in their place must

@@ -17,6 +17,7 @@ use crate::segment::{
     time_index_path,
 };
 use crate::shared::Shared;
+use crate::swap::Swap;
 
 /// Why a log could not be rebuilt.
 pub(super) enum Rebuild {
@@ -75,8 +76,10 @@ pub(super) fn rebuild(
             Physical::empty(folded.keep_end)
         }
         Some(mut physical) => {
+            finish_swaps(shared, id, &dir, &folded.swaps)?;
             physical.end = folded.keep_end;
             physical.epochs.cut(folded.keep_end);
+            physical.cleaned_to = physical.cleaned_to.min(folded.keep_end);
             physical.segments = kept_segments(shared, &dir, &physical, folded.log_start)?;
             if folded.changed {
                 discard_unknown(shared, &dir, &physical)?;
@@ -89,6 +92,11 @@ pub(super) fn rebuild(
         }
     };
     physical.applied = folded.applied;
+    // What the journal wrote over is not what the checkpoint vouches for.
+    let checkpointed = match physical.segments.last() {
+        Some(active) if !folded.changed => active.base,
+        _ => Offset::ZERO,
+    };
     let log = PartitionLog::new(shared, id, physical, shared.config.default_settings);
     log.lock().recovering = true;
     if !folded.appends.is_empty() {
@@ -96,10 +104,39 @@ pub(super) fn rebuild(
     }
     log.apply_log_start(folded.log_start, folded.applied)?;
     let mut state = log.lock();
+    // Behind the last batch, the log may go on without records.
+    state.physical.end = state.physical.end.max(folded.log_end);
+    state.checkpointed = checkpointed;
     state.follow_physical();
     state.recovering = false;
     drop(state);
     Ok(log)
+}
+
+/// Gives compacted segments their names, where that was not done before the end.
+fn finish_swaps(
+    shared: &Shared,
+    id: TopicIdPartition,
+    dir: &Path,
+    swaps: &[Swap],
+) -> Result<(), LogError> {
+    if swaps.is_empty() {
+        return Ok(());
+    }
+    let compacting = &shared.dirs.compacting;
+    for swap in swaps {
+        discard_indexes(shared, dir, swap.base())?;
+        let source = compacting.join(swap.file_name(id));
+        shared.move_away(&source, &log_path(dir, swap.base()))?;
+    }
+    // Before the rest of the directory is cleared away.
+    for dir in [dir, compacting] {
+        match shared.disk.sync_dir(dir).or_log("sync", dir) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The segments that hold the log from `log_start` to its end, which may be lower than when the
@@ -151,7 +188,7 @@ fn cut_behind(
     let size = file.size().or_read("measure", &path)?;
     let header = read_header(&*file, &path, segment.last_batch_at)?;
     let untouched = header.is_some_and(|header| {
-        header.next_offset() == end && segment.last_batch_at + header.size as u64 == segment.bytes
+        header.next_offset() <= end && segment.last_batch_at + header.size as u64 == segment.bytes
     });
     if !untouched {
         let known = segment.bytes.min(size);
@@ -195,8 +232,9 @@ fn check_segment(
         segment.last_batch_at
     };
     let reached = verify(&*file, &path, from, segment.bytes)?;
-    if reached != Some(end) {
-        let what = format!("{} does not end at offset {end}", path.display());
+    // Behind the last batch there may be a gap.
+    if reached.is_none_or(|reached| reached > end) {
+        let what = format!("{} does not end before offset {end}", path.display());
         return Err(Rebuild::Damaged(what));
     }
     Ok(())
@@ -227,11 +265,14 @@ fn cut_point(
         let Some((at, header)) = scanner.next()? else {
             break;
         };
+        if header.base_offset >= end {
+            break;
+        }
         last = at;
         position = scanner.position();
         next = header.next_offset();
     }
-    if next != end {
+    if next > end {
         let what = format!(
             "{}: the batches below offset {end} end at offset {next}",
             path.display()

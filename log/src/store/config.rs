@@ -25,6 +25,10 @@ pub struct StoreConfig {
     pub open_files_max: usize,
     /// The most bytes of sealed segments' indexes that are kept in memory.
     pub index_cache_bytes: usize,
+    /// The most bytes that compaction's table of keys takes.
+    pub compaction_memory_bytes: usize,
+    /// How many bytes compaction reads and writes in a second, at most.
+    pub compaction_bytes_per_second: u64,
     /// Threads that recover logs when the store is opened.
     pub recovery_threads: usize,
     /// Whether opening verifies the checksum of every stored batch, not only of each log's last.
@@ -47,6 +51,8 @@ impl Default for StoreConfig {
             segment_backlog_bytes: 64 * 1024 * 1024,
             open_files_max: 1024,
             index_cache_bytes: 16 * 1024 * 1024,
+            compaction_memory_bytes: 16 * 1024 * 1024,
+            compaction_bytes_per_second: 16 * 1024 * 1024,
             recovery_threads: 4,
             verify_all_on_open: false,
             must_exist: false,
@@ -67,6 +73,36 @@ pub struct LogSettings {
     pub retention_bytes: Option<u64>,
     /// The age above which old segments go, in milliseconds (`retention.ms`); `None` keeps them.
     pub retention_ms: Option<i64>,
+    /// How the log is compacted, if it is.
+    pub compaction: Option<CompactionSettings>,
+}
+
+/// When a log is compacted, after the topic's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionSettings {
+    /// A log is compacted when more than this part of it is not yet, in thousandths
+    /// (`min.cleanable.dirty.ratio`).
+    pub min_dirty_permille: u32,
+    /// Younger records stay, in milliseconds (`min.compaction.lag.ms`).
+    pub min_lag_ms: i64,
+    /// Older records are compacted however few they are, in milliseconds
+    /// (`max.compaction.lag.ms`).
+    pub max_lag_ms: i64,
+    /// How long a tombstone stays once compaction has seen it, in milliseconds
+    /// (`delete.retention.ms`).
+    pub delete_retention_ms: i64,
+}
+
+impl Default for CompactionSettings {
+    /// Kafka's defaults.
+    fn default() -> CompactionSettings {
+        CompactionSettings {
+            min_dirty_permille: 500,
+            min_lag_ms: 0,
+            max_lag_ms: i64::MAX,
+            delete_retention_ms: 24 * 60 * 60 * 1000,
+        }
+    }
 }
 
 impl Default for LogSettings {
@@ -78,6 +114,7 @@ impl Default for LogSettings {
             segment_ms: WEEK_MS,
             retention_bytes: None,
             retention_ms: Some(WEEK_MS),
+            compaction: None,
         }
     }
 }
@@ -110,4 +147,8 @@ pub struct StoreStats {
     pub open_files: u64,
     /// Whether a write waits for room on the file system now.
     pub awaits_room: bool,
+    /// Passes of compaction that replaced segments.
+    pub compactions: u64,
+    /// Bytes of segments that compaction saved.
+    pub compacted_away_bytes: u64,
 }

@@ -115,7 +115,12 @@ impl Journal {
 fn tickets(items: &[Queued]) -> Vec<Flushed> {
     let mut highest: BTreeMap<TopicIdPartition, u64> = BTreeMap::new();
     for item in items {
-        if let Op::Append { ticket, .. } = item.op {
+        let ticket = match item.op {
+            Op::Append { ticket, .. } => Some(ticket),
+            Op::LogStart { ticket, .. } => ticket,
+            _ => None,
+        };
+        if let Some(ticket) = ticket {
             let seen = highest.entry(item.log.id()).or_insert(ticket);
             *seen = ticket.max(*seen);
         }

@@ -132,7 +132,9 @@ impl Lane {
                 self.oldest.push_back((log.clone(), to));
             }
             Op::Restart(at) => log.apply_restart(at, position)?,
-            Op::LogStart(to) => log.apply_log_start(to, position)?,
+            Op::LogStart { to, .. } => log.apply_log_start(to, position)?,
+            Op::Swap { swap, index } => log.apply_swap(&swap, &index, position)?,
+            Op::Skip(to) => log.apply_skip(to, position),
             Op::Delete => {
                 self.shared.catalog.lock().remove(&log.id());
                 log.apply_delete()?;

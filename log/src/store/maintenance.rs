@@ -70,7 +70,7 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
         return Ok(());
     }
     let logs: Vec<_> = shared.catalog.lock().values().cloned().collect();
-    let logs: BTreeMap<_, _> = logs
+    let outlines: BTreeMap<_, _> = logs
         .iter()
         .map(|log| (log.id(), log.lock().physical.outline()))
         .collect();
@@ -99,7 +99,16 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
         }
     }
     let position = WalPosition(position);
-    Checkpoint { position, logs }.save(&*shared.disk, &shared.dirs.root)?;
+    let checkpoint = Checkpoint {
+        position,
+        logs: outlines,
+    };
+    checkpoint.save(&*shared.disk, &shared.dirs.root)?;
+    for log in logs {
+        if let Some(outline) = checkpoint.logs.get(&log.id()) {
+            log.was_checkpointed(outline);
+        }
+    }
     shared.trim_to.store(position.0, Ordering::Release);
     shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     shared.journal.wake();

@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Mutex, RwLock};
 
+use crate::compaction::Compactor;
 use crate::damage::Damage;
 use crate::disk::Disk;
 use crate::entry::Op;
@@ -26,7 +27,7 @@ use crate::partition::{PartitionLog, Physical};
 use crate::recovery::{self, Recovered};
 use crate::shared::{Done, Shared};
 use crate::wal::{Wal, WalPosition};
-pub use config::{Flushed, LogSettings, StoreConfig, StoreStats};
+pub use config::{CompactionSettings, Flushed, LogSettings, StoreConfig, StoreStats};
 use journal::Journal;
 use lane::Lane;
 use maintenance::Bell;
@@ -223,6 +224,11 @@ impl LogStore {
         self.shared.disk.free_space(root).or_log("measure", root)
     }
 
+    /// What compacts this store's logs, on whichever thread it is given to; one at a time.
+    pub fn compactor(&self) -> Compactor {
+        Compactor::new(self.shared.clone())
+    }
+
     /// Makes a checkpoint soon, without waiting for it.
     pub fn request_checkpoint(&self) {
         self.bell.ring();
@@ -240,6 +246,8 @@ impl LogStore {
             queued_bytes: self.shared.journal.bytes() as u64,
             open_files: self.shared.handles.open_files() as u64,
             awaits_room: self.shared.room.is_awaited(),
+            compactions: counters.compactions.load(Ordering::Relaxed),
+            compacted_away_bytes: counters.compacted_away_bytes.load(Ordering::Relaxed),
         }
     }
 

@@ -17,6 +17,9 @@ pub(super) const CRC_START: usize = 21;
 pub struct Attributes(pub i16);
 
 impl Attributes {
+    /// The base timestamp is the delete horizon (KIP-534).
+    pub(super) const DELETE_HORIZON: i16 = 1 << 6;
+
     /// The compression, or `None` for a number that no compression has.
     pub fn compression(self) -> Option<Compression> {
         Compression::from_id((self.0 & 0b111) as u8)
@@ -116,6 +119,11 @@ impl BatchHeader {
     /// The offset of the batch's last record.
     pub fn last_offset(&self) -> Offset {
         self.base_offset + i64::from(self.last_offset_delta)
+    }
+
+    /// When the tombstones of this batch may go; set by compaction (KIP-534).
+    pub fn delete_horizon(&self) -> Option<TimestampMs> {
+        (self.attributes.0 & Attributes::DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// The offset behind the batch's last record.

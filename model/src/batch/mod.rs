@@ -7,6 +7,8 @@ mod builder;
 mod header;
 mod produced;
 mod records;
+mod rewrite;
+mod stored;
 mod validate;
 mod varint;
 
@@ -14,6 +16,8 @@ pub use builder::{BatchBuilder, BuildError, NewRecord};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, LENGTH_PREFIX_BYTES, stamp};
 pub use produced::{ProducedError, TimestampWindow, validate_produced};
 pub use records::{Header, Record, RecordsError, decode_records};
+pub use rewrite::{RecordView, UnpackedBatch};
+pub use stored::validate_stored_batch;
 pub use validate::{BatchError, TimeSpan, next_batch, validate_batch};
 
 use bytes::{Bytes, BytesMut};

@@ -43,7 +43,7 @@ pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, Record
     let header = BatchHeader::decode(batch)
         .filter(|header| header.size == batch.len() && header.size >= HEADER_BYTES)
         .ok_or(BatchError::HeaderCutOff { have: batch.len() })?;
-    if header.attributes.is_control() {
+    if header.attributes.is_control() || header.record_count == 0 {
         return Ok(Vec::new());
     }
     let compression = header

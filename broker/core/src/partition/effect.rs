@@ -23,8 +23,17 @@ pub enum Effect {
     Truncate { to: Offset },
     /// Drop the whole log and go on, empty, at this offset.
     RestartAt { offset: Offset },
-    /// Drop the records below.
-    AdvanceLogStart { to: Offset },
+    /// Drop the records below, and say [`super::Input::Flushed`] once that is durable.
+    AdvanceLogStart { ticket: u64, to: Offset },
+    /// Go on at this offset: the leader holds nothing between the log's end and there.
+    SkipTo { offset: Offset },
+    /// The log starts later now; a leader tells its followers with its next push.
+    LogStartAdvanced { to: Offset },
+    /// The answer to a trim: the lowest log start of the replicas that may be elected.
+    TrimReply {
+        reply: ReplyId,
+        result: Result<Offset, ErrorCode>,
+    },
     /// Read the producers from the log, as the effects before this one left it, and say
     /// [`super::Input::ProducersReloaded`].
     ReloadProducers,
@@ -62,6 +71,7 @@ pub enum Effect {
         leader: NodeId,
         leader_epoch: LeaderEpoch,
         durable_end: Offset,
+        log_start: Offset,
     },
 }
 
@@ -72,6 +82,7 @@ pub struct FollowerPosition {
     pub log_end: Offset,
     pub durable_end: Offset,
     pub last_epoch: LeaderEpoch,
+    pub log_start: Offset,
 }
 
 /// What a leader writes into an accepted batch's header (`ottla_model::batch::stamp`).
@@ -136,6 +147,8 @@ pub enum ProduceFault {
     Transactional,
     #[error("the batch claims append time, which only a broker sets")]
     AppendTimeClaimed,
+    #[error("the batch claims a delete horizon, which only compaction sets")]
+    DeleteHorizonClaimed,
     #[error(
         "{have} replicas are in sync; min.insync.replicas asks for {need}. Nothing was written"
     )]
@@ -163,7 +176,9 @@ impl ProduceFault {
             ProduceFault::ProducersLoading => ErrorCode::LeaderNotAvailable,
             ProduceFault::TooManyWaiting { .. } => ErrorCode::ThrottlingQuotaExceeded,
             ProduceFault::TooLarge { .. } => ErrorCode::MessageTooLarge,
-            ProduceFault::ControlBatch => ErrorCode::InvalidRecord,
+            ProduceFault::ControlBatch | ProduceFault::DeleteHorizonClaimed => {
+                ErrorCode::InvalidRecord
+            }
             ProduceFault::Transactional => ErrorCode::UnsupportedVersion,
             ProduceFault::AppendTimeClaimed => ErrorCode::InvalidTimestamp,
             ProduceFault::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,

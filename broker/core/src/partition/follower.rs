@@ -34,6 +34,8 @@ pub(super) struct Following {
     pub(super) leader: NodeId,
     phase: Phase,
     refusals: u32,
+    /// Where the leader's log starts, as far as it said in this epoch.
+    leader_log_start: Offset,
 }
 
 impl Following {
@@ -61,6 +63,8 @@ enum Fit {
     Continues { from: usize, skipped_bytes: usize },
     /// Nothing that is not in the log.
     Nothing,
+    /// No batches, but the log goes on behind a gap.
+    Skips,
     /// The log must go on at this offset instead, and then takes the whole push.
     RestartAt(Offset),
     /// The push is not for this log.
@@ -73,6 +77,7 @@ impl Partition {
             leader,
             phase: Phase::Disconnected,
             refusals: 0,
+            leader_log_start: Offset::ZERO,
         });
         if self.streams.contains(&leader) {
             self.state_position(Phase::Stated, effects);
@@ -109,6 +114,7 @@ impl Partition {
                     log_end: self.log.end(),
                     durable_end: self.log.durable_end(),
                     last_epoch: self.log.last_epoch(),
+                    log_start: self.log.durable_start(),
                 },
             });
         }
@@ -123,7 +129,21 @@ impl Partition {
                 leader: following.leader,
                 leader_epoch: self.leader_epoch(),
                 durable_end: self.log.durable_end(),
+                log_start: self.log.durable_start(),
             });
+        }
+    }
+
+    /// Drops what the leader has dropped, as far as this log is durable.
+    pub(super) fn follow_log_start(&mut self, effects: &mut Vec<Effect>) {
+        let State::Following(following) = &self.state else {
+            return;
+        };
+        let to = following.leader_log_start;
+        if let Some(ticket) = self.log.advance_start(to) {
+            let to = self.log.start();
+            effects.push(Effect::AdvanceLogStart { ticket, to });
+            self.raise_high_watermark(to, effects);
         }
     }
 
@@ -143,11 +163,15 @@ impl Partition {
             return;
         };
         let realigning = following.phase == Phase::Realigning;
+        following.leader_log_start = following.leader_log_start.max(data.log_start);
         let mut fit = self.fit(data);
         if let Fit::RestartAt(offset) = fit {
             self.log.restart_at(offset, effects);
             self.high_watermark = offset;
+            let ticket = self.log.confirm_start();
+            effects.push(Effect::AdvanceLogStart { ticket, to: offset });
             fit = match data.headers.is_empty() {
+                true if data.from <= offset => Fit::Skips,
                 true => Fit::Nothing,
                 false => Fit::Continues {
                     from: 0,
@@ -163,6 +187,7 @@ impl Partition {
                 return;
             }
             Fit::Nothing => {}
+            Fit::Skips => self.log.skip_to(data.to, effects),
             Fit::Continues {
                 from,
                 skipped_bytes,
@@ -179,11 +204,7 @@ impl Partition {
                 }
             }
         }
-        let to = data.log_start.min(self.log.durable_end());
-        if self.log.advance_start(to) {
-            effects.push(Effect::AdvanceLogStart { to });
-            self.raise_high_watermark(to, effects);
-        }
+        self.follow_log_start(effects);
         self.raise_high_watermark(data.high_watermark, effects);
     }
 
@@ -191,13 +212,15 @@ impl Partition {
     fn fit(&self, data: &LeaderData) -> Fit {
         let (start, end) = (self.log.start(), self.log.end());
         let Some(first) = data.headers.first() else {
+            let covers = data.from <= end && data.to > end;
             return match data.log_start > end {
                 true => Fit::RestartAt(data.log_start),
+                false if covers => Fit::Skips,
                 false => Fit::Nothing,
             };
         };
         let total: usize = data.headers.iter().map(|header| header.size).sum();
-        if total != data.batches.len() || !is_contiguous(&data.headers) {
+        if total != data.batches.len() || !is_in_order(&data.headers) {
             return Fit::Unfit;
         }
         let last_epoch = data.headers[data.headers.len() - 1].leader_epoch;
@@ -205,17 +228,24 @@ impl Partition {
             return Fit::Unfit;
         }
         // Everything here was dropped by the leader, and the push begins where its log does now.
-        let starts_over = data.log_start > end && first.base_offset <= data.log_start;
+        let starts_over = data.log_start > end && data.from <= data.log_start;
         // The leader's log may start within a batch, and an empty log takes that batch whole.
         let takes_straddling = start == end && first.base_offset < end && first.next_offset() > end;
         if starts_over || takes_straddling {
-            return Fit::RestartAt(first.base_offset);
+            // Behind the log's start there may be a gap.
+            return Fit::RestartAt(match starts_over {
+                true => first.base_offset.min(data.log_start),
+                false => first.base_offset,
+            });
         }
         let Some(from) = data.headers.iter().position(|h| h.next_offset() > end) else {
             return Fit::Nothing;
         };
         let next = &data.headers[from];
-        match next.base_offset == end && next.leader_epoch >= self.log.last_epoch() {
+        // Between our end and the next batch there may be a gap, if the leader says that it has
+        // nothing there; batches never overlap.
+        let follows = next.base_offset == end || (data.from <= end && next.base_offset > end);
+        match follows && next.leader_epoch >= self.log.last_epoch() {
             false => Fit::Unfit,
             true => Fit::Continues {
                 from,
@@ -283,9 +313,10 @@ impl Partition {
     }
 }
 
-/// Whether each batch begins where the one before it ends, in an epoch that does not go back.
-fn is_contiguous(headers: &[BatchHeader]) -> bool {
+/// Whether each batch begins where the one before it ends, or later, in an epoch that does not go
+/// back.
+fn is_in_order(headers: &[BatchHeader]) -> bool {
     headers.windows(2).all(|pair| {
-        pair[1].base_offset == pair[0].next_offset() && pair[1].leader_epoch >= pair[0].leader_epoch
+        pair[1].base_offset >= pair[0].next_offset() && pair[1].leader_epoch >= pair[0].leader_epoch
     })
 }

@@ -83,10 +83,11 @@ pub enum Input {
         partition_epoch: PartitionEpoch,
         result: Result<(), ErrorCode>,
     },
-    /// Retention dropped records below `to`; it goes up to the high watermark at most.
-    LogStartAdvanced {
-        to: Offset,
+    /// Retention keeps nothing below; the log's start rises up to the high watermark at most.
+    Retain {
+        from: Offset,
     },
+    Trim(Trim),
     /// The answer to [`super::Effect::ReloadProducers`].
     ProducersReloaded(Producers),
     /// Time passed: due at [`super::Partition::next_deadline`], harmless at any other time.
@@ -143,6 +144,18 @@ pub struct Produce {
     pub batch: Bytes,
 }
 
+/// A request to drop the start of the log (KIP-107).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trim {
+    pub reply: ReplyId,
+    /// Records below go; `None` stands for the high watermark.
+    pub to: Option<Offset>,
+    /// The leader epoch that the caller believes in, if it says.
+    pub expected_leader_epoch: Option<LeaderEpoch>,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
 /// Where a follower stands, as its stream states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowerState {
@@ -153,6 +166,8 @@ pub struct FollowerState {
     pub durable_end: Offset,
     /// The epoch of the last record, [`LeaderEpoch::NONE`] for a log that never held one.
     pub last_epoch: LeaderEpoch,
+    /// Where its log starts, durably.
+    pub log_start: Offset,
 }
 
 /// How far a follower's log is on its stable storage.
@@ -162,13 +177,19 @@ pub struct FollowerAck {
     pub broker_epoch: BrokerEpoch,
     pub leader_epoch: LeaderEpoch,
     pub durable_end: Offset,
+    /// Where its log starts, durably.
+    pub log_start: Offset,
 }
 
 /// What a leader pushes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaderData {
     pub leader_epoch: LeaderEpoch,
-    /// The headers of `batches`, validated and contiguous. None if only positions are told.
+    /// The batches are all that the leader holds at `from` and above and below `to`; a batch may
+    /// begin before `from`, and the last ends at `to`.
+    pub from: Offset,
+    pub to: Offset,
+    /// The headers of `batches`, validated. None if there are none in the range.
     pub headers: Vec<BatchHeader>,
     pub batches: Bytes,
     pub high_watermark: Offset,

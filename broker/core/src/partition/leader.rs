@@ -13,6 +13,7 @@ use super::isr::Isr;
 use super::local_log::LocalLog;
 use super::parked::{Parked, WaitFor};
 use super::replica_progress::ReplicaProgress;
+use super::trim::WaitingTrim;
 use super::{Partition, State, UNKNOWN_BROKER_EPOCH};
 
 /// What is known while this replica leads, in one leader epoch.
@@ -23,6 +24,7 @@ pub(super) struct Leading {
     pub(super) followers: BTreeMap<NodeId, ReplicaProgress>,
     pub(super) isr: Isr,
     pub(super) parked: Parked,
+    pub(super) trims: Vec<WaitingTrim>,
 }
 
 impl Partition {
@@ -48,6 +50,7 @@ impl Partition {
             followers,
             isr: Isr::new(assignment.isr.clone()),
             parked: Parked::default(),
+            trims: Vec::new(),
         });
         self.advance(now, effects);
     }
@@ -77,6 +80,7 @@ impl Partition {
     /// Ends whatever this replica was. Writes that wait were appended, and their outcome is up to
     /// the next leader.
     pub(super) fn resign(&mut self, effects: &mut Vec<Effect>) {
+        self.fail_trims(ErrorCode::NotLeaderOrFollower, effects, |_| true);
         let State::Leading(mut leading) = std::mem::replace(&mut self.state, State::Idle) else {
             return;
         };
@@ -128,6 +132,7 @@ impl Partition {
             Comparison::Matches { from } => {
                 let leader_end = self.log.end();
                 progress.matched(now, stated.broker_epoch, stated.durable_end, leader_end);
+                progress.starts_at(stated.log_start);
                 effects.push(Effect::StartFollower { follower, from });
             }
             Comparison::Parts { epoch, end_offset } => {
@@ -172,6 +177,7 @@ impl Partition {
             return effects.push(Effect::RefuseFollower { follower, error });
         }
         progress.acked(now, ack.durable_end, log_end);
+        progress.starts_at(ack.log_start);
         self.advance(now, effects);
     }
 
@@ -214,6 +220,7 @@ impl Partition {
             let result = Err(self.produce_error(ProduceFault::TimedOut));
             effects.push(Effect::Reply { reply, result });
         }
+        self.expire_trims(now, effects);
         self.advance(now, effects);
     }
 
@@ -234,6 +241,7 @@ impl Partition {
         [
             leading.parked.next_deadline(),
             leading.isr.next_deadline(),
+            self.next_trim_deadline(),
             lagging,
         ]
         .into_iter()
@@ -259,6 +267,8 @@ impl Partition {
             self.raise_high_watermark(committed, effects);
             self.complete_committed(effects);
         }
+        self.adopt_log_start(effects);
+        self.complete_trims(effects);
         self.maybe_change_isr(now, effects);
     }
 
@@ -274,6 +284,7 @@ impl Partition {
         }
         let (log_end, lag_max) = (self.log.end(), self.setup.replica_lag_time_max);
         let high_watermark = self.high_watermark;
+        let log_start = self.log.start();
         let lags = |node: &NodeId| {
             let progress = leading.followers.get(node);
             progress.is_some_and(|progress| !progress.is_caught_up(now, log_end, lag_max))
@@ -281,8 +292,10 @@ impl Partition {
         let joins = |node: &NodeId| {
             leading.followers.get(node).is_some_and(|progress| {
                 let reached = high_watermark.max(leading.epoch_start);
+                // What was trimmed here must not come back with a new leader.
                 progress.is_connected()
                     && progress.durable_end().is_some_and(|end| end >= reached)
+                    && progress.log_start().is_some_and(|start| start >= log_start)
                     && is_eligible(assignment, *node, progress)
             })
         };

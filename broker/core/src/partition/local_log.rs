@@ -22,11 +22,13 @@ enum Loading {
     },
 }
 
-/// An append that is not durable yet.
+/// An append, or a move of the log's start, that is not durable yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Unflushed {
     ticket: u64,
     end: Offset,
+    /// The log's start that becomes durable with it.
+    start: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,9 @@ pub(super) struct LocalLog {
     start: Offset,
     end: Offset,
     durable_end: Offset,
-    /// Oldest first; tickets and ends rise strictly.
+    /// What a restart of this node would find as the log's start, at least.
+    durable_start: Offset,
+    /// Oldest first; tickets rise strictly, ends too but where only the start moves.
     unflushed: VecDeque<Unflushed>,
     next_ticket: u64,
     pub(super) epochs: LeaderEpochs,
@@ -48,6 +52,7 @@ impl LocalLog {
             start: state.log_start,
             end: state.log_end,
             durable_end: state.log_end,
+            durable_start: state.log_start,
             unflushed: VecDeque::new(),
             next_ticket: 1,
             epochs: LeaderEpochs::new(state.epochs),
@@ -66,6 +71,10 @@ impl LocalLog {
 
     pub(super) fn durable_end(&self) -> Offset {
         self.durable_end
+    }
+
+    pub(super) fn durable_start(&self) -> Offset {
+        self.durable_start
     }
 
     pub(super) fn last_epoch(&self) -> LeaderEpoch {
@@ -89,11 +98,12 @@ impl LocalLog {
         self.producers.expire(wall_ms, after_ms);
     }
 
-    /// Takes batches behind the end and returns the ticket under which they become durable.
+    /// Takes batches behind the end, with or without a gap, and returns the ticket under which they
+    /// become durable.
     pub(super) fn append(&mut self, headers: &[BatchHeader]) -> u64 {
         for header in headers {
             assert!(
-                header.base_offset == self.end,
+                header.base_offset >= self.end,
                 "batch at {} appended to a log that ends at {}",
                 header.base_offset,
                 self.end
@@ -102,24 +112,43 @@ impl LocalLog {
             self.producers.observe(header);
             self.end = header.next_offset();
         }
-        let ticket = self.next_ticket;
+        self.ticket(None)
+    }
+
+    fn ticket(&mut self, start: Option<Offset>) -> u64 {
+        let (ticket, end) = (self.next_ticket, self.end);
         self.next_ticket += 1;
-        let end = self.end;
-        self.unflushed.push_back(Unflushed { ticket, end });
+        self.unflushed.push_back(Unflushed { ticket, end, start });
         ticket
     }
 
+    /// Goes on at `to`; there is nothing between the end and there.
+    pub(super) fn skip_to(&mut self, to: Offset, effects: &mut Vec<Effect>) {
+        if to <= self.end {
+            return;
+        }
+        self.end = to;
+        match self.unflushed.back_mut() {
+            Some(last) => last.end = to,
+            None => self.durable_end = to,
+        }
+        effects.push(Effect::SkipTo { offset: to });
+    }
+
     /// Notes that appends up to `ticket` are durable. Those that were truncated meanwhile are no
-    /// longer in the queue and do not count. Returns whether the durable end moved.
+    /// longer in the queue and do not count. Returns whether the durable end or start moved.
     pub(super) fn flushed(&mut self, ticket: u64) -> bool {
-        let before = self.durable_end;
+        let before = (self.durable_end, self.durable_start);
         while let Some(append) = self.unflushed.front()
             && append.ticket <= ticket
         {
             self.durable_end = append.end;
+            if let Some(start) = append.start {
+                self.durable_start = self.durable_start.max(start);
+            }
             self.unflushed.pop_front();
         }
-        self.durable_end > before
+        (self.durable_end, self.durable_start) != before
     }
 
     /// Cuts the end to `to`. Below the start nothing is left, so the log restarts there.
@@ -133,17 +162,14 @@ impl LocalLog {
         }
         self.end = to;
         self.durable_end = self.durable_end.min(to);
-        while let Some(append) = self.unflushed.back_mut()
-            && append.end > to
-        {
-            // The front of this append may survive; it is durable once the whole would have been.
-            append.end = to;
-            let floor = self.unflushed.len().checked_sub(2);
-            let floor = floor.map_or(self.durable_end, |at| self.unflushed[at].end);
-            if floor >= to {
-                self.unflushed.pop_back();
-            }
-        }
+        // The front of an append may survive; it is durable once the whole would have been.
+        let mut floor = self.durable_end;
+        self.unflushed.retain_mut(|append| {
+            append.end = append.end.min(to);
+            let counts = append.end > floor || append.start.is_some();
+            floor = floor.max(append.end);
+            counts
+        });
         effects.push(Effect::Truncate { to });
         let must_reload = self.producers.truncate(to);
         self.loading = match self.loading {
@@ -161,6 +187,8 @@ impl LocalLog {
         self.start = offset;
         self.end = offset;
         self.durable_end = offset;
+        // Until something behind it is durable, a restart of the node finds what was before.
+        self.durable_start = self.durable_start.min(offset);
         self.unflushed.clear();
         self.epochs.clear();
         self.producers = Producers::new();
@@ -170,15 +198,21 @@ impl LocalLog {
         effects.push(Effect::RestartAt { offset });
     }
 
-    /// Drops what is below `to`; returns whether there was something.
-    pub(super) fn advance_start(&mut self, to: Offset) -> bool {
+    /// Drops what is below `to`, as far as the log is durable; returns the ticket under which that
+    /// becomes durable, if the start moved or was not durable.
+    pub(super) fn advance_start(&mut self, to: Offset) -> Option<u64> {
         let to = to.min(self.durable_end);
         if to <= self.start {
-            return false;
+            return None;
         }
         self.start = to;
         self.epochs.truncate_start(to);
-        true
+        Some(self.ticket(Some(to)))
+    }
+
+    /// The ticket under which the start becomes durable after [`LocalLog::restart_at`].
+    pub(super) fn confirm_start(&mut self) -> u64 {
+        self.ticket(Some(self.start))
     }
 
     pub(super) fn producers_reloaded(&mut self, read: Producers, effects: &mut Vec<Effect>) {

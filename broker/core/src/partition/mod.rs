@@ -3,6 +3,8 @@
 //!
 //! Follows KIP-101, 279 and 320 (leader epochs), KIP-497, 841 and 903 (ISR changes) and KIP-966 (a
 //! high watermark that needs enough in-sync replicas), with durable ends in place of log ends.
+//! Logs may have gaps where another replica's compaction removed records; a push says what range
+//! of offsets it covers, so that a gap is told from a loss.
 //! Invariants: log start ≤ high watermark ≤ log end; durable end ≤ log end; a leader's high
 //! watermark never falls; at most one ISR change is in flight; a leader is in its ISR.
 
@@ -17,6 +19,7 @@ mod local_log;
 mod parked;
 mod produce;
 mod replica_progress;
+mod trim;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,13 +33,15 @@ pub use describe::{FollowerDescription, PartitionDescription};
 pub use effect::{Effect, FollowerPosition, ProduceAck, ProduceError, ProduceFault, Stamp};
 pub use input::{
     Acks, Assignment, FollowerAck, FollowerState, Input, LeaderData, LogState, PartitionSetup,
-    Produce, ReplyId,
+    Produce, ReplyId, Trim,
 };
 pub use parked::PARKED_PRODUCES_MAX;
 
 use follower::Following;
 use leader::Leading;
 use local_log::LocalLog;
+
+use crate::producers::Producers;
 
 /// Stands in an ISR proposal for the registration of a member that has not stated itself in this
 /// leader epoch; the controller does not compare it, as in KIP-903.
@@ -135,7 +140,8 @@ impl Partition {
                 partition_epoch,
                 result,
             } => self.on_alter_partition_result(now, partition_epoch, result, effects),
-            Input::LogStartAdvanced { to } => self.on_log_start_advanced(to),
+            Input::Retain { from } => self.on_retain(now, from, effects),
+            Input::Trim(trim) => self.on_trim(now, trim, effects),
             Input::ProducersReloaded(read) => self.log.producers_reloaded(read, effects),
             Input::Tick { wall_ms } => self.on_tick(now, wall_ms, effects),
         }
@@ -292,6 +298,12 @@ impl Partition {
         }
     }
 
+    /// The last offsets of the batches by which producers are known, ascending; `None` while they
+    /// are being read from the log.
+    pub fn remembered_batches(&self) -> Option<Vec<Offset>> {
+        self.log.producers().map(Producers::last_offsets)
+    }
+
     /// The largest epoch of this log up to `epoch`, and where it ends; see
     /// [`crate::LeaderEpochs::end_offset_for`].
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
@@ -362,12 +374,11 @@ impl Partition {
                 self.complete_local(effects);
                 self.advance(now, effects);
             }
-            State::Following(_) => self.acknowledge(effects),
+            State::Following(_) => {
+                self.follow_log_start(effects);
+                self.acknowledge(effects);
+            }
         }
-    }
-
-    fn on_log_start_advanced(&mut self, to: Offset) {
-        self.log.advance_start(to.min(self.high_watermark));
     }
 
     fn on_tick(&mut self, now: Instant, wall_ms: TimestampMs, effects: &mut Vec<Effect>) {

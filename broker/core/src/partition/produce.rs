@@ -190,6 +190,9 @@ fn check_batch(assignment: &Assignment, produce: &Produce) -> Result<(), Produce
     if attributes.is_log_append_time() {
         return Err(ProduceFault::AppendTimeClaimed);
     }
+    if produce.header.delete_horizon().is_some() {
+        return Err(ProduceFault::DeleteHorizonClaimed);
+    }
     let (bytes, limit) = (produce.header.size, assignment.max_message_bytes);
     if bytes > limit {
         return Err(ProduceFault::TooLarge { bytes, limit });

@@ -13,6 +13,8 @@ pub(super) struct ReplicaProgress {
     broker_epoch: Option<BrokerEpoch>,
     /// How far its log is durable; known once its log was found to match.
     durable_end: Option<Offset>,
+    /// Where its log starts, durably; known from its first statement on.
+    log_start: Option<Offset>,
     /// The last time at which it surely held everything the leader held.
     last_caught_up: Option<Instant>,
     /// An earlier end of the leader's log, and when it was the end. A follower that gets there was
@@ -43,6 +45,15 @@ impl ReplicaProgress {
 
     pub(super) fn durable_end(&self) -> Option<Offset> {
         self.durable_end
+    }
+
+    pub(super) fn log_start(&self) -> Option<Offset> {
+        self.log_start
+    }
+
+    /// The follower's log starts here, durably. It never moves back in a log that matches.
+    pub(super) fn starts_at(&mut self, log_start: Offset) {
+        self.log_start = Some(log_start);
     }
 
     pub(super) fn last_caught_up(&self) -> Option<Instant> {

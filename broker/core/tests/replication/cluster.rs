@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla_broker_core::{
     Acks, Effect, FollowerAck, FollowerState, Input, LeaderData, Partition, PartitionSetup,
-    Produce, ProduceAck, ProduceError, Producers, ReplyId, Role,
+    Produce, ProduceAck, ProduceError, Producers, ReplyId, Role, Trim,
 };
 use ottla_model::batch::validate_batch;
 use ottla_model::{
@@ -254,7 +254,21 @@ impl Cluster {
                 self.events.push(format!("{id}: restarts at {offset}"));
                 self.node(id).disk.restart_at(offset);
             }
-            Effect::AdvanceLogStart { to } => self.node(id).disk.advance_start(to),
+            Effect::AdvanceLogStart { ticket, to } => {
+                self.node(id).disk.advance_start(ticket, to);
+            }
+            Effect::SkipTo { offset } => self.node(id).disk.skip_to(offset),
+            Effect::LogStartAdvanced { .. } => {}
+            Effect::TrimReply { reply, result } => {
+                if let Ok(low) = result {
+                    self.checker.trimmed = self.checker.trimmed.max(low);
+                }
+                let result = match result {
+                    Ok(low) => format!("low watermark {low}"),
+                    Err(error) => error.to_string(),
+                };
+                self.events.push(format!("reply {}: {result}", reply.0));
+            }
             Effect::ReloadProducers => {
                 let node = self.node(id);
                 node.reload = Some(node.disk.written.producers());
@@ -324,6 +338,7 @@ impl Cluster {
                     log_end: state.log_end,
                     durable_end: state.durable_end,
                     last_epoch: state.last_epoch,
+                    log_start: state.log_start,
                 });
                 self.send_up(id, leader, input);
             }
@@ -331,12 +346,14 @@ impl Cluster {
                 leader,
                 leader_epoch,
                 durable_end,
+                log_start,
             } => {
                 let ack = FollowerAck {
                     follower: id,
                     broker_epoch: self.node(id).broker_epoch,
                     leader_epoch,
                     durable_end,
+                    log_start,
                 };
                 self.send_up(id, leader, Input::FollowerAck(ack));
             }
@@ -400,13 +417,16 @@ impl Cluster {
                 let from = push.next.max(core.log_start());
                 let (headers, batches) = node.disk.written.read(from, PUSH_BATCHES);
                 let positions = (core.high_watermark(), core.log_start());
-                if headers.is_empty() && push.told == Some(positions) {
+                let to = headers.last().map_or(core.log_end(), |h| h.next_offset());
+                if headers.is_empty() && push.told == Some(positions) && push.next >= to {
                     break;
                 }
-                push.next = headers.last().map_or(push.next, |last| last.next_offset());
+                push.next = to;
                 push.told = Some(positions);
                 stream.to_follower.push_back(Input::LeaderData(LeaderData {
                     leader_epoch: core.leader_epoch(),
+                    from,
+                    to: to.max(from),
                     headers,
                     batches,
                     high_watermark: positions.0,
@@ -447,10 +467,58 @@ impl Cluster {
         true
     }
 
-    /// Retention drops what is below `to` on a leader.
-    pub fn trim(&mut self, id: NodeId, to: Offset) {
-        self.node(id).disk.advance_start(to);
-        self.step(id, Input::LogStartAdvanced { to });
+    /// Retention drops what is below `from` on a leader.
+    pub fn retain(&mut self, id: NodeId, from: Offset) {
+        self.step(id, Input::Retain { from });
+    }
+
+    /// Somebody wants what is below `to` dropped, and to hear when that cannot be undone.
+    pub fn trim(&mut self, id: NodeId, to: Option<Offset>) {
+        let reply = ReplyId(self.next_reply);
+        self.next_reply += 1;
+        let trim = Trim {
+            reply,
+            to,
+            expected_leader_epoch: None,
+            deadline: self.now + Duration::from_secs(30),
+        };
+        self.step(id, Input::Trim(trim));
+    }
+
+    /// Compaction removes batches of one node's log, below its high watermark and below `below`,
+    /// but not the last of them, nor the first of a leader epoch, nor any by which a producer is
+    /// known.
+    pub fn compact(&mut self, id: NodeId, below: Offset, removes: impl Fn(Offset) -> bool) {
+        let Some(core) = &self.nodes[&id].core else {
+            return;
+        };
+        let Some(remembered) = core.remembered_batches() else {
+            return;
+        };
+        let bound = below.min(core.high_watermark());
+        let disk = &self.nodes[&id].disk;
+        let mut whole: Vec<Offset> = disk
+            .durable
+            .batches
+            .iter()
+            .filter(|(header, _)| header.next_offset() <= bound)
+            .filter(|(header, _)| {
+                !header.is_idempotent() || !remembered.contains(&header.last_offset())
+            })
+            .map(|(header, _)| header.base_offset)
+            .collect();
+        let last = disk.durable.batches.iter().map(|(header, _)| header);
+        let last = last.filter(|header| header.next_offset() <= bound).last();
+        let last = last.map(|header| header.base_offset);
+        let firsts: Vec<Offset> = disk
+            .durable
+            .epochs()
+            .iter()
+            .map(|(_, base)| *base)
+            .collect();
+        whole.retain(|base| Some(*base) != last && !firsts.contains(base) && removes(*base));
+        self.checker.compacted.extend(whole.iter().copied());
+        self.node(id).disk.remove(whole.into_iter().collect());
     }
 
     /// Delivers one message of the stream of `follower` to `leader`. Returns whether there was one.

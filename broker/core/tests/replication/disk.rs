@@ -1,13 +1,13 @@
 //! A replica's log in memory. What was not flushed is gone after a crash.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use ottla_broker_core::{LogState, Producers, Stamp};
 use ottla_model::batch::{BatchHeader, next_batch, stamp, validate_batch};
 use ottla_model::{LeaderEpoch, Offset};
 
-/// Whole batches, without a hole.
+/// Whole batches; where compaction removed some, with holes.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     pub start: Offset,
@@ -21,7 +21,7 @@ impl Log {
             Change::Append { batches, .. } => {
                 for (header, bytes) in batches {
                     assert!(
-                        header.base_offset == self.end,
+                        header.base_offset >= self.end,
                         "a batch at {} was appended at {}",
                         header.base_offset,
                         self.end
@@ -33,8 +33,11 @@ impl Log {
             Change::Truncate(to) => {
                 self.batches.retain(|(header, _)| header.base_offset < *to);
                 let end = self.batches.last().map(|(header, _)| header.next_offset());
-                self.end = end.unwrap_or(self.start);
-                assert!(self.end == *to, "a cut at {to} within a batch");
+                self.end = *to;
+                assert!(
+                    end.is_none_or(|end| end <= *to),
+                    "a cut at {to} within a batch"
+                );
             }
             Change::RestartAt(offset) => {
                 *self = Log {
@@ -43,8 +46,12 @@ impl Log {
                     batches: Vec::new(),
                 };
             }
-            Change::AdvanceStart(to) => {
-                self.start = *to;
+            Change::SkipTo(to) => self.end = *to,
+            Change::Remove(bases) => self
+                .batches
+                .retain(|(header, _)| !bases.contains(&header.base_offset)),
+            Change::AdvanceStart { to, .. } => {
+                self.start = self.start.max(*to);
                 self.batches
                     .retain(|(header, _)| header.next_offset() > *to);
             }
@@ -72,7 +79,8 @@ impl Log {
         producers
     }
 
-    fn state(&self) -> LogState {
+    /// The leader epochs, each with its first batch.
+    pub fn epochs(&self) -> Vec<(LeaderEpoch, Offset)> {
         let mut epochs: Vec<(LeaderEpoch, Offset)> = Vec::new();
         for (header, _) in &self.batches {
             if epochs
@@ -82,10 +90,14 @@ impl Log {
                 epochs.push((header.leader_epoch, header.base_offset));
             }
         }
+        epochs
+    }
+
+    fn state(&self) -> LogState {
         LogState {
             log_start: self.start,
             log_end: self.end,
-            epochs,
+            epochs: self.epochs(),
             producers: self.producers(),
         }
     }
@@ -99,7 +111,13 @@ enum Change {
     },
     Truncate(Offset),
     RestartAt(Offset),
-    AdvanceStart(Offset),
+    SkipTo(Offset),
+    /// Compaction removed the batches with these bases.
+    Remove(BTreeSet<Offset>),
+    AdvanceStart {
+        ticket: u64,
+        to: Offset,
+    },
 }
 
 /// The log as it was written, and as a crash would leave it.
@@ -140,8 +158,18 @@ impl Disk {
         self.write(Change::RestartAt(offset));
     }
 
-    pub fn advance_start(&mut self, to: Offset) {
-        self.write(Change::AdvanceStart(to));
+    pub fn advance_start(&mut self, ticket: u64, to: Offset) {
+        self.write(Change::AdvanceStart { ticket, to });
+    }
+
+    pub fn skip_to(&mut self, to: Offset) {
+        self.write(Change::SkipTo(to));
+    }
+
+    /// A swap is durable before it is carried out.
+    pub fn remove(&mut self, bases: BTreeSet<Offset>) {
+        self.written.apply(&Change::Remove(bases.clone()));
+        self.durable.apply(&Change::Remove(bases));
     }
 
     pub fn unflushed(&self) -> usize {
@@ -153,7 +181,7 @@ impl Disk {
         let mut last = None;
         for change in self.unflushed.drain(..count.min(self.unflushed.len())) {
             self.durable.apply(&change);
-            if let Change::Append { ticket, .. } = change {
+            if let Change::Append { ticket, .. } | Change::AdvanceStart { ticket, .. } = change {
                 last = Some(ticket);
             }
         }

@@ -12,7 +12,11 @@
 //! settle                        everything moves, disks too, until nothing does
 //! advance N{ms,s}               time passes
 //! cut A B, isolate N, heal [N]  links; node 0 is the controller
-//! crash N, restart N, fence N, elect N [unclean], trim N TO
+//! crash N, restart N, fence N, elect N [unclean]
+//! retain N FROM                 retention keeps nothing below FROM on the leader
+//! trim N [TO]                   somebody wants everything below TO dropped, or below the high
+//!                               watermark
+//! compact N BELOW               compaction on node N removes batches below BELOW, but the last
 //! status, log N
 //! ```
 
@@ -110,7 +114,11 @@ fn act(cluster: &mut Cluster, command: &str, words: &[&str]) -> Vec<String> {
                 return vec!["not eligible".to_owned()];
             }
         }
-        "trim" => cluster.trim(node(words, 0), Offset(number(words[1]))),
+        "retain" => cluster.retain(node(words, 0), Offset(number(words[1]))),
+        "trim" => cluster.trim(node(words, 0), words.get(1).map(|to| Offset(number(to)))),
+        "compact" => {
+            cluster.compact(node(words, 0), Offset(number(words[1])), |_| true);
+        }
         "status" => return cluster.status(),
         "log" => return vec![cluster.log(node(words, 0))],
         other => panic!("no such command: {other}"),

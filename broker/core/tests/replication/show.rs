@@ -33,13 +33,15 @@ impl Cluster {
         self.nodes.iter().map(describe).collect()
     }
 
-    /// The log as ranges of offsets, each with its leader epoch.
+    /// The log as ranges of offsets without a gap, each with its leader epoch.
     pub fn log(&self, id: NodeId) -> String {
         let log = &self.nodes[&id].disk.written;
         let mut ranges: Vec<(LeaderEpoch, Offset, Offset)> = Vec::new();
         for (header, _) in &log.batches {
             match ranges.last_mut() {
-                Some((epoch, _, end)) if *epoch == header.leader_epoch => {
+                Some((epoch, _, end))
+                    if *epoch == header.leader_epoch && *end == header.base_offset =>
+                {
                     *end = header.next_offset();
                 }
                 _ => ranges.push((

@@ -157,7 +157,12 @@ impl Simulation {
             980..=984 if cluster.is_up(a) => {
                 cluster.controller.elect(a, false);
             }
-            985..=989 => self.trim(),
+            985..=987 => self.trim(),
+            988..=993 => {
+                let (below, odd) = (self.random.below(60), self.random.below(3));
+                let removes = move |base: Offset| base.0 as u64 % 3 != odd;
+                cluster.compact(a, Offset(below as i64), removes);
+            }
             _ => {
                 cluster.deliver_reload(a);
             }
@@ -186,7 +191,11 @@ impl Simulation {
             && let Some((header, _)) = kept
             && header.next_offset() <= below
         {
-            self.cluster.trim(leader, header.next_offset());
+            let to = header.next_offset();
+            match self.random.below(2) {
+                0 => self.cluster.retain(leader, to),
+                _ => self.cluster.trim(leader, Some(to)),
+            }
         }
     }
 
@@ -261,16 +270,22 @@ impl Simulation {
             .map(|node| &node.disk.durable)
             .collect();
         let start = logs.iter().map(|log| log.start).max().expect("three logs");
+        let compacted = &self.cluster.checker.compacted;
         let tail = |log: &super::disk::Log| {
             log.batches
                 .iter()
                 .filter(|(header, _)| header.base_offset >= start)
+                .filter(|(header, _)| !compacted.contains(&header.base_offset))
                 .map(|(_, bytes)| bytes.clone())
                 .collect::<Vec<_>>()
         };
         for log in &logs {
             Checker::check_no_duplicates(log);
             assert!(tail(log) == tail(logs[0]), "the logs differ after healing");
+            assert!(
+                log.end == logs[0].end,
+                "the logs end differently after healing"
+            );
         }
         for (offset, header) in self.clients.iter().flat_map(|client| &client.acked) {
             let found = logs[0]
@@ -279,7 +294,7 @@ impl Simulation {
                 .find(|(h, _)| h.base_offset == *offset);
             let kept = found.is_some_and(|(h, _)| h.crc == header.crc);
             assert!(
-                kept || *offset < logs[0].start,
+                kept || *offset < logs[0].start || compacted.contains(offset),
                 "the acknowledged batch at {offset} is gone"
             );
         }

@@ -261,6 +261,21 @@ impl LogService for Node {
         Ok(Response::new(v1::ListOffsetsResponse { results }))
     }
 
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        let asked = request.into_inner().partitions.into_iter();
+        let results = asked.map(|part| v1::DeleteRecordsResult {
+            partition: part.partition,
+            error: None,
+            low_watermark: part.before_offset,
+        });
+        Ok(Response::new(v1::DeleteRecordsResponse {
+            results: results.collect(),
+        }))
+    }
+
     async fn publish(
         &self,
         _: Request<v1::PublishRequest>,

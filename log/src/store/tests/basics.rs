@@ -358,8 +358,8 @@ fn epochs_begin_with_their_first_batch_and_go_with_it() {
     assert_eq!(log.epochs(), epochs(&[(0, 0), (2, 20)]));
     log.truncate(Offset(25)).unwrap();
     assert_eq!(log.epochs(), epochs(&[(0, 0)]));
-    log.append(7, batch_at(20, 6, 1, 10, 0)).unwrap();
-    assert!(store.told.wait_for(id(1), 7));
+    log.append(50, batch_at(20, 6, 1, 10, 0)).unwrap();
+    assert!(store.told.wait_for(id(1), 50));
     for with_crash in [true, false] {
         let store = open(&disk);
         let log = store.get(id(1)).unwrap();

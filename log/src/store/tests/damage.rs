@@ -271,7 +271,7 @@ fn what_a_newer_version_wrote_is_left_as_it_is() {
     let mut bytes = vec![0; file.size().unwrap() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     let end = bytes.len() - 4;
-    bytes[7] = 2;
+    bytes[7] = 9;
     let crc = crc32c::crc32c(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_be_bytes());
     file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();

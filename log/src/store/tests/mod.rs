@@ -1,6 +1,7 @@
 //! A store over a simulated disk, and batches to put in it.
 
 mod basics;
+mod compaction;
 mod crash;
 mod damage;
 mod reads;

@@ -42,6 +42,7 @@ fn an_ack_of_an_earlier_leader_epoch_does_not_count() {
         broker_epoch: broker_epoch(2),
         leader_epoch: LeaderEpoch(0),
         durable_end: Offset(5),
+        log_start: Offset(0),
     };
     assert_eq!(leader.step(Input::FollowerAck(late)), vec![]);
     assert_eq!(leader.core.high_watermark(), Offset(0));
@@ -58,6 +59,7 @@ fn an_ack_of_an_earlier_incarnation_does_not_count() {
         broker_epoch: BrokerEpoch(50),
         leader_epoch: LeaderEpoch(1),
         durable_end: Offset(5),
+        log_start: Offset(0),
     };
     assert_eq!(leader.step(Input::FollowerAck(late)), vec![]);
 }
@@ -167,11 +169,11 @@ fn a_new_leader_knows_no_latest_offset_until_its_epoch_is_committed() {
 fn retention_stops_at_the_high_watermark() {
     let mut leader = Replica::leader_with_followers();
     leader.produce(Acks::None, 5);
-    leader.step(Input::LogStartAdvanced { to: Offset(3) });
+    leader.step(Input::Retain { from: Offset(3) });
     assert_eq!(leader.core.log_start(), Offset(0));
     leader.flush(1);
     leader.ack(2, 5);
     leader.ack(3, 5);
-    leader.step(Input::LogStartAdvanced { to: Offset(3) });
+    leader.step(Input::Retain { from: Offset(3) });
     assert_eq!(leader.core.log_start(), Offset(3));
 }

@@ -10,6 +10,7 @@ fn states(log_end: i64, last_epoch: i32) -> Effect {
             log_end: Offset(log_end),
             durable_end: Offset(log_end),
             last_epoch: LeaderEpoch(last_epoch),
+            log_start: Offset(0),
         },
     }
 }
@@ -19,6 +20,13 @@ fn takes(ticket: u64, batches: Bytes) -> Effect {
         ticket,
         batches,
         stamp: None,
+    }
+}
+
+fn starts(ticket: u64, to: i64) -> Effect {
+    Effect::AdvanceLogStart {
+        ticket,
+        to: Offset(to),
     }
 }
 
@@ -60,6 +68,7 @@ fn a_follower_takes_what_continues_its_log_and_acknowledges_what_is_durable() {
             leader: NodeId(2),
             leader_epoch: LeaderEpoch(5),
             durable_end: Offset(15),
+            log_start: Offset(0),
         }]
     );
 }
@@ -179,7 +188,8 @@ fn a_follower_below_the_leaders_log_start_restarts_there() {
         follower.data(data.clone()),
         vec![
             Effect::RestartAt { offset: Offset(20) },
-            takes(1, data.batches),
+            starts(1, 20),
+            takes(2, data.batches),
             high_watermark(22)
         ]
     );
@@ -195,15 +205,16 @@ fn a_log_that_starts_within_a_batch_is_taken_whole() {
     };
     let effects = follower.data(data);
     assert_eq!(effects[0], Effect::RestartAt { offset: Offset(18) });
-    follower.flush(1);
-    let positions = LeaderData {
-        log_start: Offset(20),
-        ..push(5, &[], 23)
+    // As soon as it may, whether or not the leader says it again.
+    let effects = follower.flush(2);
+    assert_eq!(effects[0], starts(3, 20));
+    assert_eq!(follower.core.log_start(), Offset(20));
+    let acked = |effects: &[Effect]| match effects.last() {
+        Some(Effect::SendAck { log_start, .. }) => Some(*log_start),
+        _ => None,
     };
-    assert_eq!(
-        follower.data(positions),
-        vec![Effect::AdvanceLogStart { to: Offset(20) }]
-    );
+    assert_eq!(acked(&effects), Some(Offset(18)), "not durable yet");
+    assert_eq!(acked(&follower.flush(3)), Some(Offset(20)));
 }
 
 #[test]
@@ -213,6 +224,7 @@ fn a_push_behind_the_leaders_start_does_not_leave_a_hole() {
         log_start: Offset(20),
         ..push(5, &[(25, 4, 3)], 22)
     };
+    assert_eq!(data.from, Offset(25));
     assert_eq!(follower.data(data), vec![states(10, 1)]);
 }
 
@@ -255,5 +267,99 @@ fn a_log_with_nothing_in_common_is_emptied() {
     assert_eq!(
         follower.step(told(-1, 7)),
         vec![Effect::Truncate { to: Offset(0) }, states(0, -1)]
+    );
+}
+
+/// What a leader pushes that holds nothing else from `from` on.
+fn covering(from: i64, batches: &[(i64, i32, i32)]) -> LeaderData {
+    LeaderData {
+        from: Offset(from),
+        ..push(5, batches, 0)
+    }
+}
+
+#[test]
+fn offsets_that_the_leader_does_not_hold_are_passed_over() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = covering(10, &[(14, 4, 2), (20, 5, 3)]);
+    assert_eq!(follower.data(data.clone()), vec![takes(1, data.batches)]);
+    assert_eq!(follower.core.log_end(), Offset(23));
+    assert_eq!(
+        follower.core.end_offset_for_epoch(LeaderEpoch(4)),
+        Some((LeaderEpoch(4), Offset(20)))
+    );
+}
+
+#[test]
+fn a_push_that_was_lost_is_no_gap() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    assert_eq!(
+        follower.data(covering(12, &[(14, 5, 2)])),
+        vec![states(10, 1)]
+    );
+    assert_eq!(follower.core.log_end(), Offset(10));
+}
+
+#[test]
+fn batches_that_overlap_the_log_or_each_other_are_not_taken() {
+    for wrong in [
+        covering(10, &[(8, 5, 4)]),
+        covering(10, &[(10, 5, 4), (12, 5, 1)]),
+    ] {
+        let mut follower = Replica::follower(&[(1, 0)], 10);
+        assert_eq!(follower.data(wrong), vec![states(10, 1)]);
+    }
+}
+
+#[test]
+fn a_range_without_batches_is_passed_over_too() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let nothing = |from, to| LeaderData {
+        from: Offset(from),
+        to: Offset(to),
+        ..push(5, &[], 0)
+    };
+    assert_eq!(follower.data(nothing(12, 20)), vec![]);
+    assert_eq!(
+        follower.data(nothing(10, 20)),
+        vec![Effect::SkipTo { offset: Offset(20) }]
+    );
+    assert_eq!(follower.core.durable_end(), Offset(20));
+    let data = push(5, &[(20, 5, 1)], 0);
+    assert_eq!(follower.data(data.clone()), vec![takes(1, data.batches)]);
+}
+
+#[test]
+fn a_log_start_within_a_gap_is_where_the_follower_restarts() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let data = LeaderData {
+        log_start: Offset(20),
+        ..covering(20, &[(26, 4, 3)])
+    };
+    assert_eq!(
+        follower.data(data.clone()),
+        vec![
+            Effect::RestartAt { offset: Offset(20) },
+            starts(1, 20),
+            takes(2, data.batches)
+        ]
+    );
+}
+
+#[test]
+fn a_cut_keeps_the_start_that_is_not_durable_yet() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let positions = LeaderData {
+        log_start: Offset(4),
+        ..push(5, &[], 10)
+    };
+    assert_eq!(follower.data(positions)[0], starts(1, 4));
+    follower.data(push(5, &[(10, 5, 5)], 10));
+    follower.step(told(5, 12));
+    let effects = follower.flush(2);
+    assert!(
+        matches!(effects[..], [Effect::SendAck { durable_end, log_start, .. }]
+            if durable_end == Offset(12) && log_start == Offset(4)),
+        "{effects:?}"
     );
 }

@@ -77,7 +77,7 @@ fn a_follower_below_the_log_start_is_pushed_to_from_there() {
         ..assignment(1, 2, 2, &[1])
     };
     leader.step(Input::Assignment(alone));
-    leader.step(Input::LogStartAdvanced { to: Offset(20) });
+    leader.step(Input::Retain { from: Offset(20) });
     assert_eq!(leader.state(2, 10, 1)[0], start(2, 20));
 }
 
@@ -100,6 +100,7 @@ fn a_follower_of_another_epoch_is_refused() {
             log_end: Offset(30),
             durable_end: Offset(30),
             last_epoch: LeaderEpoch(5),
+            log_start: Offset(0),
         };
         assert_eq!(
             leader.step(Input::FollowerState(stated)),
@@ -122,6 +123,7 @@ fn a_follower_under_an_older_registration_is_refused() {
         log_end: Offset(0),
         durable_end: Offset(0),
         last_epoch: LeaderEpoch::NONE,
+        log_start: Offset(0),
     };
     assert_eq!(
         leader.step(Input::FollowerState(stated)),
@@ -209,7 +211,7 @@ fn a_follower_of_an_epoch_that_retention_dropped_starts_over() {
         ..assignment(1, 5, 5, &[1])
     };
     leader.step(Input::Assignment(alone));
-    leader.step(Input::LogStartAdvanced { to: Offset(7) });
+    leader.step(Input::Retain { from: Offset(7) });
     // Its records from 5 on are not the leader's, although the leader cannot show it any more.
     assert_eq!(leader.state(2, 19, 1), vec![diverged(2, -1, 7)]);
 }

@@ -6,6 +6,7 @@ mod following;
 mod in_sync;
 mod leading;
 mod producing;
+mod trimming;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,9 +65,12 @@ pub(super) fn push(leader_epoch: i32, batches: &[(i64, i32, i32)], hw: i64) -> L
         .iter()
         .map(|(base, epoch, records)| stamped(&batch(*records), *base, *epoch))
         .collect();
+    let headers: Vec<BatchHeader> = batches.iter().map(header).collect();
     LeaderData {
         leader_epoch: LeaderEpoch(leader_epoch),
-        headers: batches.iter().map(header).collect(),
+        from: headers.first().map_or(Offset(0), |first| first.base_offset),
+        to: headers.last().map_or(Offset(0), BatchHeader::next_offset),
+        headers,
         batches: batches.concat().into(),
         high_watermark: Offset(hw),
         log_start: Offset(0),
@@ -164,6 +168,7 @@ impl Replica {
             log_end: Offset(end),
             durable_end: Offset(end),
             last_epoch: LeaderEpoch(last_epoch),
+            log_start: Offset(0),
         }))
     }
 
@@ -173,6 +178,7 @@ impl Replica {
             broker_epoch: broker_epoch(follower),
             leader_epoch: self.core.leader_epoch(),
             durable_end: Offset(durable_end),
+            log_start: Offset(0),
         }))
     }
 

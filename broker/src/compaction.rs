@@ -1,0 +1,127 @@
+//! The thread that compacts logs: looks every so often which of this broker's logs has most to
+//! compact, leaders and followers alike, and gives it to the storage's compactor, one at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ottla_log::{CompactionNeed, Compactor, LogError};
+use ottla_model::TopicIdPartition;
+use parking_lot::{Condvar, Mutex};
+
+use crate::manager::ReplicaManager;
+use crate::replica::{Replica, chain};
+use ottla_shell::Clock;
+
+/// A log whose files could not be read or written is left alone for so long.
+const FAILURE_PAUSE: Duration = Duration::from_secs(600);
+
+/// Ends the thread.
+#[derive(Debug, Default)]
+pub struct StopCompaction {
+    stopped: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl StopCompaction {
+    pub fn stop(&self) {
+        let _lock = self.lock.lock();
+        self.stopped.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits; true to stop.
+    fn wait(&self, patience: Duration) -> bool {
+        let mut lock = self.lock.lock();
+        if !self.stopped.load(Ordering::Acquire) {
+            self.changed.wait_for(&mut lock, patience);
+        }
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// Compacts what is worth it until stopped.
+pub struct CompactionThread {
+    pub manager: Arc<ReplicaManager>,
+    pub compactor: Compactor,
+    pub clock: Clock,
+    pub interval: Duration,
+    pub stop: Arc<StopCompaction>,
+    /// Logs that could not be compacted, and until when they are left alone.
+    pub paused: BTreeMap<TopicIdPartition, Instant>,
+}
+
+impl CompactionThread {
+    pub fn run(mut self) {
+        while !self.stop.wait(self.interval) {
+            let now = Instant::now();
+            self.paused.retain(|_, until| *until > now);
+            while let Some(replica) = self.dirtiest() {
+                if !self.compact(&replica) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The replica that needs it most: those that are overdue first.
+    fn dirtiest(&self) -> Option<Arc<Replica>> {
+        let now = self.clock.wall();
+        let mut most: Option<(CompactionNeed, Arc<Replica>)> = None;
+        for replica in self.manager.all() {
+            if self.paused.contains_key(&replica.id) || replica.log.settings().compaction.is_none()
+            {
+                continue;
+            }
+            let bound = replica.high_watermark();
+            let Ok(Some(need)) = replica.log.compaction_need(now, bound) else {
+                continue;
+            };
+            if most.as_ref().is_none_or(|(known, _)| *known < need) {
+                most = Some((need, replica));
+            }
+        }
+        most.map(|(_, replica)| replica)
+    }
+
+    /// False once the store has closed or the thread shall end.
+    fn compact(&mut self, replica: &Replica) -> bool {
+        // Only what is committed, and what is known of producers after that.
+        let (bound, remembered) =
+            replica.with_core(|core| (core.high_watermark(), core.remembered_batches()));
+        let id = replica.id;
+        let done = match remembered {
+            Some(remembered) => {
+                let now = self.clock.wall();
+                self.compactor
+                    .compact(&replica.log, now, bound, &remembered)
+            }
+            None => Ok(None),
+        };
+        match done {
+            Ok(Some(done)) if !done.is_cancelled => {
+                if done.unreadable_batches > 0 {
+                    tracing::warn!(partition = %id, batches = done.unreadable_batches,
+                        "some batches cannot be unpacked; compaction keeps them as they are");
+                }
+                tracing::info!(partition = %id, segments = done.replaced, by = done.by,
+                    bytes_before = done.bytes_before, bytes_after = done.bytes_after, "compacted");
+            }
+            // It changed under the pass, or waits for a checkpoint: another time.
+            Ok(_) => {
+                self.manager.request_checkpoint();
+                self.paused.insert(id, Instant::now() + self.interval);
+            }
+            Err(LogError::Closed | LogError::Failed { .. }) => return false,
+            Err(LogError::Gone { .. }) => {}
+            Err(error) => {
+                tracing::error!(partition = %id, error = %chain(&error),
+                    "the log could not be compacted; it stays as it is");
+                self.paused.insert(id, Instant::now() + FAILURE_PAUSE);
+            }
+        }
+        !self.stop.stopped.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,68 @@
+//! `ottla topic trim`: drops the records before an offset (Kafka's `DeleteRecords`).
+
+use clap::Args;
+use ottla_client::Trimmed;
+use ottla_model::{Offset, PartitionIndex};
+use serde::Serialize;
+
+use crate::args::RequestArgs;
+use crate::exit::CommandResult;
+use crate::output::{self, Table};
+use crate::session;
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("before").required(true).args(["before_offset", "all"])))]
+pub struct TrimArgs {
+    topic: String,
+    /// The partition to trim; may be given several times; all of them if not given
+    #[arg(long = "partition", value_name = "N")]
+    partitions: Vec<i32>,
+    /// Drop the records before this offset
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    before_offset: Option<i64>,
+    /// Drop every record that is acknowledged now
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    request: RequestArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    partition: i32,
+    low_watermark: i64,
+}
+
+impl From<Trimmed> for Row {
+    fn from(trimmed: Trimmed) -> Row {
+        Row {
+            partition: trimmed.partition.0,
+            low_watermark: trimmed.low_watermark.0,
+        }
+    }
+}
+
+/// Runs `ottla topic trim`.
+pub async fn run(args: TrimArgs) -> CommandResult {
+    let client = session::open(&args.request).await?;
+    let mut partitions = args.partitions;
+    if partitions.is_empty() {
+        let described = client.admin().describe_topic(&args.topic).await?;
+        let topic = described.topic.unwrap_or_default();
+        partitions.extend(topic.partitions.iter().map(|partition| partition.partition));
+    }
+    let before = args.before_offset.map(Offset);
+    let asked = partitions
+        .into_iter()
+        .map(|index| (PartitionIndex(index), before))
+        .collect();
+    let trimmed = client.admin().delete_records(&args.topic, asked).await?;
+    let rows: Vec<Row> = trimmed.into_iter().map(Row::from).collect();
+    Ok(output::print(args.request.output.output, &rows, |rows| {
+        let mut table = Table::new(["PARTITION", "LOW-WATERMARK"]);
+        for row in rows {
+            table.row([row.partition.to_string(), row.low_watermark.to_string()]);
+        }
+        table.render()
+    })?)
+}
