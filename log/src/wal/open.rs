@@ -4,7 +4,11 @@
 //! Only the last file can have a torn tail, because a file is synced before the next one is begun.
 //! In the last file, bytes that are no frame are the end of the log, unless a valid frame behind
 //! them was written when they were already synced.
+//!
+//! What is read need not be durable: a sync that failed leaves frames in memory that no later sync
+//! takes up. So frames of which no other says that they were synced are written again.
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +26,8 @@ struct Reader {
     end: u64,
     /// `None` before the first frame, whose predecessor may have been trimmed.
     last_crc: Option<u32>,
+    /// Everything before it was synced, as the frames say.
+    surely_synced: u64,
 }
 
 pub(super) fn open(
@@ -37,6 +43,7 @@ pub(super) fn open(
         wal_id: id,
         end: live.first().copied().unwrap_or(0),
         last_crc: None,
+        surely_synced: 0,
     };
     let mut wal_files = Vec::with_capacity(live.len());
     for (index, base) in live.iter().enumerate() {
@@ -126,6 +133,7 @@ impl Reader {
             let length = header.length as usize;
             let position = WalPosition(self.end);
             self.last_crc = Some(header.crc);
+            self.surely_synced = self.surely_synced.max(header.synced);
             self.end += frame_bytes(length);
             visit(WalFrame {
                 position,
@@ -140,8 +148,24 @@ impl Reader {
                 format!("no valid frame, though the log goes on at position {next}"),
             )),
             Some(_) => Ok(()),
-            None => self.check_tail(file, &bytes, at),
+            None => {
+                self.check_tail(file, &bytes, at)?;
+                self.write_again(file, &bytes)
+            }
         }
+    }
+
+    /// Makes durable what may only be readable, in the last file; those before it are synced.
+    fn write_again(&self, file: &WalFile, bytes: &[u8]) -> Result<(), LogError> {
+        let from = self.surely_synced.max(file.base);
+        if from < self.end {
+            let unsure = &bytes[(from - file.base) as usize..(self.end - file.base) as usize];
+            file.file
+                .write_at(&[IoSlice::new(unsure)], from - file.base)
+                .or_log("write", &file.path)?;
+            file.file.sync_data().or_log("sync", &file.path)?;
+        }
+        Ok(())
     }
 
     fn next_frame(&self, bytes: &[u8], base: u64) -> Option<FrameHeader> {

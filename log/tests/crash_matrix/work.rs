@@ -1,0 +1,450 @@
+//! What a store is asked for: one step, random steps, and scripts.
+
+use bytes::Bytes;
+use ottla_log::{LogError, PartitionLog};
+use ottla_model::{Offset, TimestampMs};
+
+use super::model::{Random, batch, id};
+use super::world::{Aside, LOGS, Store, settings};
+
+/// One call, or one wait. Numbers of logs are taken modulo [`LOGS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Appends so many batches, of so many records and bytes each, in one call.
+    Append {
+        log: usize,
+        batches: usize,
+        bytes: usize,
+    },
+    NextEpoch,
+    /// Cuts so many records, from anywhere in a batch.
+    Truncate {
+        log: usize,
+        records: i64,
+    },
+    RestartAt {
+        log: usize,
+        at: i64,
+    },
+    /// Moves the log's start up to so many records before its end.
+    AdvanceLogStart {
+        log: usize,
+        records: i64,
+    },
+    Retention {
+        log: usize,
+    },
+    Delete {
+        log: usize,
+    },
+    SetAside {
+        log: usize,
+    },
+    /// Waits until the log's last append is durable.
+    WaitFor {
+        log: usize,
+    },
+    /// Asks for a checkpoint and goes on.
+    RequestCheckpoint,
+    /// Waits for a checkpoint with something new in it.
+    Checkpoint,
+    /// Waits until the segments hold everything.
+    Settle,
+}
+
+/// Asks a store, step by step, and notes what it asks for.
+pub struct Worker {
+    pub ticket: u64,
+    pub epoch: i32,
+}
+
+impl Worker {
+    /// One step. An error means that storage is gone; the call may or may not have an effect.
+    pub fn step(&mut self, store: &Store, step: &Step) -> Result<(), LogError> {
+        match *step {
+            Step::Append {
+                log,
+                batches,
+                bytes,
+            } => self.append(store, log % LOGS, batches, bytes),
+            Step::NextEpoch => {
+                self.epoch += 1;
+                Ok(())
+            }
+            Step::Truncate { log, records } => with(store, log, |n, log| {
+                let to = (log.log_end().0 - records).max(0);
+                store.world.known().logs[n].next(|model| model.truncate(to));
+                log.truncate(Offset(to))
+            }),
+            Step::RestartAt { log, at } => with(store, log, |n, log| {
+                store.world.known().logs[n].next(|model| model.restart(at));
+                log.restart_at(Offset(at))
+            }),
+            Step::AdvanceLogStart { log, records } => with(store, log, |n, log| {
+                let to = (log.log_end().0 - records).max(0);
+                store.world.known().logs[n].next(|model| {
+                    model.log_start = model.log_start.max(to);
+                });
+                log.advance_log_start(Offset(to))
+            }),
+            Step::Retention { log } => with(store, log, |n, log| {
+                let moved = log.apply_retention(TimestampMs(0), Offset(i64::MAX))?;
+                if let Some(start) = moved {
+                    store.world.known().logs[n].next_late(|model| model.log_start = start.0);
+                }
+                Ok(())
+            }),
+            Step::Delete { log } => with(store, log, |n, _| {
+                store.world.known().logs[n].next(|model| *model = Default::default());
+                store.delete(id(n))?;
+                store.world.known().logs[n].note_durable();
+                Ok(())
+            }),
+            Step::SetAside { log } => with(store, log, |n, _| set_aside(store, n)),
+            Step::WaitFor { log } => {
+                let n = log % LOGS;
+                let ticket = store.world.known().logs[n].last_ticket();
+                match ticket {
+                    Some(ticket) if !store.world.wait_for(id(n), ticket) => Err(LogError::Closed),
+                    _ => Ok(()),
+                }
+            }
+            Step::RequestCheckpoint => {
+                store.request_checkpoint();
+                Ok(())
+            }
+            // Settled, there is something new to put in it.
+            Step::Checkpoint => match settle(store).map(|()| store.checkpoint())? {
+                true => Ok(()),
+                false => Err(LogError::Closed),
+            },
+            Step::Settle => settle(store),
+        }
+    }
+
+    fn append(
+        &mut self,
+        store: &Store,
+        n: usize,
+        batches: usize,
+        bytes: usize,
+    ) -> Result<(), LogError> {
+        if store.get(id(n)).is_none() {
+            store.world.known().logs[n].next(|model| model.exists = true);
+        }
+        let log = store.get_or_create(id(n), settings())?;
+        let mut base = log.log_end().0;
+        self.ticket += 1;
+        let mut made = Vec::new();
+        for number in 0..batches as u64 {
+            let count = 1 + (self.ticket + number) as i64 % 4;
+            let timestamp = 10 + self.ticket as i64 * 4;
+            made.push(batch(base, self.epoch, count, bytes, timestamp));
+            base += count;
+        }
+        {
+            let mut known = store.world.known();
+            known.logs[n].next(|model| model.append(&made));
+            known.logs[n].note_ticket(self.ticket);
+        }
+        log.append(self.ticket, Bytes::from(made.concat()))
+    }
+}
+
+/// Asks a log, if it is there.
+fn with(
+    store: &Store,
+    log: usize,
+    ask: impl FnOnce(usize, &PartitionLog) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let n = log % LOGS;
+    match store.get(id(n)) {
+        Some(log) => ask(n, &log),
+        None => Ok(()),
+    }
+}
+
+/// Whatever was queued before a log's deletion has reached the segments with it.
+fn settle(store: &Store) -> Result<(), LogError> {
+    let scratch = id(LOGS + 1);
+    store.get_or_create(scratch, settings())?;
+    store.delete(scratch)
+}
+
+fn set_aside(store: &Store, n: usize) -> Result<(), LogError> {
+    let before = {
+        let mut known = store.world.known();
+        let before = known.logs[n].current().clone();
+        known.logs[n].next(|model| *model = Default::default());
+        before
+    };
+    let path = store.set_aside(id(n))?;
+    let mut known = store.world.known();
+    known.logs[n].note_durable();
+    known.asides.push(Aside {
+        path,
+        batches: before.readable().cloned().collect(),
+    });
+    Ok(())
+}
+
+/// Steps that a seed decides.
+pub fn random_steps(random: &mut Random) -> Vec<Step> {
+    let count = 15 + random.below(50);
+    (0..count).map(|_| random_step(random)).collect()
+}
+
+fn random_step(random: &mut Random) -> Step {
+    let log = random.below(LOGS as u64) as usize;
+    match random.below(64) {
+        0..34 => Step::Append {
+            log,
+            batches: 1 + random.below(3) as usize,
+            bytes: 20 + random.below(900) as usize,
+        },
+        34..37 => Step::NextEpoch,
+        37..43 => Step::Truncate {
+            log,
+            records: random.below(12) as i64,
+        },
+        43 => Step::RestartAt {
+            log,
+            at: random.below(100) as i64,
+        },
+        44..47 => Step::AdvanceLogStart {
+            log,
+            records: random.below(20) as i64,
+        },
+        47..49 => Step::Retention { log },
+        49 => Step::Delete { log },
+        50 => Step::SetAside { log },
+        51..56 => Step::WaitFor { log },
+        56..60 => Step::RequestCheckpoint,
+        _ => Step::Settle,
+    }
+}
+
+const fn append(log: usize) -> Step {
+    Step::Append {
+        log,
+        batches: 1,
+        bytes: 700,
+    }
+}
+
+/// Stories, each with its name; each life of one ends with a shutdown in order.
+pub fn scripts() -> Vec<(&'static str, Vec<Vec<Step>>)> {
+    use Step::*;
+    let many = |log, times| vec![append(log); times];
+    let rolled = || [many(0, 6), vec![Settle]].concat();
+    vec![
+        (
+            "create and append",
+            vec![vec![append(0), append(1), append(2), Settle]],
+        ),
+        (
+            "several batches in an append, over a roll",
+            vec![vec![
+                Append {
+                    log: 0,
+                    batches: 3,
+                    bytes: 900,
+                },
+                Append {
+                    log: 0,
+                    batches: 3,
+                    bytes: 900,
+                },
+                WaitFor { log: 0 },
+                Append {
+                    log: 0,
+                    batches: 3,
+                    bytes: 900,
+                },
+                Settle,
+            ]],
+        ),
+        (
+            "roll",
+            vec![[rolled(), vec![Checkpoint], rolled()].concat()],
+        ),
+        (
+            "truncate within a segment",
+            vec![
+                [
+                    rolled(),
+                    vec![
+                        Checkpoint,
+                        Truncate { log: 0, records: 1 },
+                        append(0),
+                        Settle,
+                        Checkpoint,
+                    ],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "truncate over segments and write again",
+            vec![
+                [
+                    many(0, 9),
+                    vec![
+                        Settle,
+                        Checkpoint,
+                        NextEpoch,
+                        Truncate {
+                            log: 0,
+                            records: 16,
+                        },
+                        Settle,
+                    ],
+                    many(0, 6),
+                    vec![Settle, Checkpoint, Truncate { log: 0, records: 3 }, Settle],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "truncate twice before the segments follow",
+            vec![
+                [
+                    many(0, 5),
+                    vec![
+                        Truncate { log: 0, records: 5 },
+                        append(0),
+                        Truncate { log: 0, records: 3 },
+                    ],
+                    vec![append(0), Settle, Checkpoint],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "restart",
+            vec![
+                [
+                    rolled(),
+                    vec![
+                        Checkpoint,
+                        RestartAt { log: 0, at: 50 },
+                        Settle,
+                        append(0),
+                        Settle,
+                        Checkpoint,
+                    ],
+                    vec![RestartAt { log: 0, at: 7 }, append(0), Settle],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "advance the log's start",
+            vec![
+                [
+                    many(0, 9),
+                    vec![
+                        Settle,
+                        Checkpoint,
+                        AdvanceLogStart { log: 0, records: 8 },
+                        Settle,
+                        append(0),
+                    ],
+                    vec![
+                        Checkpoint,
+                        AdvanceLogStart { log: 0, records: 0 },
+                        Settle,
+                        append(0),
+                        Settle,
+                    ],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "retention",
+            vec![
+                [
+                    many(0, 14),
+                    vec![
+                        Settle,
+                        Retention { log: 0 },
+                        Settle,
+                        Checkpoint,
+                        append(0),
+                        Settle,
+                    ],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "delete and create again",
+            vec![
+                [
+                    rolled(),
+                    vec![Checkpoint, Delete { log: 0 }, append(0), Settle, Checkpoint],
+                    vec![
+                        append(0),
+                        Delete { log: 0 },
+                        Settle,
+                        append(1),
+                        append(0),
+                        Settle,
+                    ],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "set aside and create again",
+            vec![
+                [
+                    rolled(),
+                    vec![
+                        Checkpoint,
+                        append(0),
+                        SetAside { log: 0 },
+                        append(0),
+                        Settle,
+                        Checkpoint,
+                    ],
+                    vec![
+                        append(0),
+                        SetAside { log: 0 },
+                        Settle,
+                        append(1),
+                        append(0),
+                        Settle,
+                    ],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "recycle the journal",
+            vec![
+                [
+                    many(0, 12),
+                    vec![Settle, Checkpoint],
+                    many(1, 12),
+                    vec![Settle, Checkpoint],
+                    many(2, 12),
+                    vec![Settle, Checkpoint],
+                    many(0, 12),
+                    vec![Settle, Checkpoint],
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "shutdowns",
+            vec![
+                vec![append(0), append(1)],
+                vec![append(0), Truncate { log: 1, records: 1 }, append(2)],
+                [many(0, 8), vec![Checkpoint, Delete { log: 1 }]].concat(),
+                vec![append(0)],
+            ],
+        ),
+    ]
+}
