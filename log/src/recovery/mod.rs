@@ -61,6 +61,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let mut recovered = Recovered { wal, logs, damaged };
     add_empty(shared, &mut recovered);
     let end = recovered.wal.end().0;
+    shared.journal_end.store(end, Ordering::Release);
     shared.applied.store(end, Ordering::Release);
     let catalog = recovered.logs.clone();
     *shared.catalog.lock() = catalog;

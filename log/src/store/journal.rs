@@ -61,14 +61,16 @@ impl Journal {
     }
 
     fn commit(&mut self, items: Vec<Queued>) -> Result<(), LogError> {
-        let payloads: Vec<Vec<Bytes>> = items
-            .iter()
-            .map(|item| encode(item.log.id(), &item.op))
-            .collect();
-        let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
-        let mut position = self.wal.append(&parts)?;
-        self.wal.sync()?;
+        let mut position = match self.write(&items) {
+            Ok(position) => position,
+            Err(error) => {
+                // Before the changes are dropped: whoever waits for one is told the reason.
+                self.shared.fail(error.clone());
+                return Err(error);
+            }
+        };
         let end = self.wal.end();
+        self.shared.journal_end.store(end.0, Ordering::Release);
         self.count(&items);
         let flushed = tickets(&items);
         if !flushed.is_empty() && self.shared.failure().is_none() {
@@ -90,6 +92,18 @@ impl Journal {
         let group = Group { ops, end };
         drop(self.shared.lane.push_when_below(limit, group, bytes));
         Ok(())
+    }
+
+    /// Writes and syncs the entries of the changes; returns the place of the first.
+    fn write(&mut self, items: &[Queued]) -> Result<WalPosition, LogError> {
+        let payloads: Vec<Vec<Bytes>> = items
+            .iter()
+            .map(|item| encode(item.log.id(), &item.op))
+            .collect();
+        let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
+        let first = self.wal.append(&parts)?;
+        self.wal.sync()?;
+        Ok(first)
     }
 
     fn count(&self, items: &[Queued]) {

@@ -69,10 +69,29 @@ pub struct Run<'a> {
     pub lives: Vec<Vec<Step>>,
     /// Whether lives may meet disks that fail, and end in the middle.
     pub rough: bool,
+    /// Whether the same seed must lead to the same operations.
+    pub repeatable: bool,
     /// What to try at each cut, besides what the seed decides.
     pub at_each: &'a [Point],
     /// How many points the seed decides at each cut.
     pub random_at_each: usize,
+}
+
+/// What a run has done.
+pub struct Tried {
+    pub points: u64,
+    /// What the store did to the disk, life after life.
+    pub operations: Vec<Operation>,
+}
+
+/// How one life goes.
+struct Plan<'a> {
+    steps: &'a [Step],
+    fault: Option<Fault>,
+    /// Whether it ends with a shutdown.
+    in_order: bool,
+    /// The steps are taken so that they can be repeated.
+    pace: Option<Random>,
 }
 
 /// All that one life of the process has left behind.
@@ -86,11 +105,11 @@ struct Life {
 }
 
 impl Run<'_> {
-    /// Tries every cut of every life. Returns how many points were tried.
+    /// Tries every cut of every life.
     ///
     /// # Errors
     /// What was wrong at the first point that failed, and how to get there again.
-    pub fn check(&self, disk: SimDisk) -> Result<u64, String> {
+    pub fn check(&self, disk: SimDisk) -> Result<Tried, String> {
         let mut random = Random::new(self.seed);
         let mut disk = disk;
         let mut world = World::empty();
@@ -98,14 +117,18 @@ impl Run<'_> {
             ticket: 0,
             epoch: 0,
         };
-        let mut points = 0;
+        let (mut points, mut operations) = (0, Vec::new());
         for (number, steps) in self.lives.iter().enumerate() {
             let fault = Some(random.below(3) == 0 && self.rough)
                 .filter(|wanted| *wanted)
                 .map(|_| random_fault(&mut random));
-            let in_order = !self.rough || random.below(3) == 0;
-            let lived =
-                guarded(|| live(&disk, &world, &mut worker, steps, fault.clone(), in_order));
+            let plan = Plan {
+                steps,
+                fault: fault.clone(),
+                in_order: !self.rough || random.below(3) == 0,
+                pace: self.repeatable.then(|| random.clone()),
+            };
+            let lived = guarded(|| live(&disk, &world, &mut worker, plan));
             lived.map_err(|what| self.tell(number, &format!("{fault:?}: {what}")))?;
             let cuts = cuts_of(&world, &disk);
             let life = {
@@ -118,6 +141,7 @@ impl Run<'_> {
                     faulty: fault.is_some(),
                 }
             };
+            operations.extend(life.cuts.iter().filter_map(|cut| cut.operation.clone()));
             points += self.check_life(&life, &mut random)?;
             let last = life.cuts.len() - 1;
             let chosen = if self.rough {
@@ -134,7 +158,7 @@ impl Run<'_> {
             let logs = logs.map(|(log, bounds)| log.after_crash(*bounds)).collect();
             world = World::new(logs, life.asides[..cut.asides].to_vec());
         }
-        Ok(points)
+        Ok(Tried { points, operations })
     }
 
     fn check_life(&self, life: &Life, random: &mut Random) -> Result<u64, String> {
@@ -215,9 +239,7 @@ fn live(
     disk: &SimDisk,
     world: &Arc<World>,
     worker: &mut Worker,
-    steps: &[Step],
-    fault: Option<Fault>,
-    in_order: bool,
+    plan: Plan<'_>,
 ) -> Result<(), String> {
     world.watch(disk);
     let store = Store::open(disk, world, config())
@@ -227,15 +249,19 @@ fn live(
     for (log, found) in world.known().logs.iter_mut().zip(found) {
         log.note_recovered(found);
     }
-    let faulty = fault.is_some();
-    if let Some(fault) = fault {
+    let faulty = plan.fault.is_some();
+    if let Some(fault) = plan.fault {
         disk.inject(fault);
     }
-    let done = steps.iter().try_for_each(|step| worker.step(&store, step));
+    let done = match plan.pace {
+        Some(mut random) => worker.march(&store, disk, &mut random, plan.steps),
+        None => worker.hurry(&store, plan.steps),
+    };
     if let (Err(error), false) = (&done, faulty) {
         return Err(format!("a step failed: {}", super::chain(error)));
     }
-    if in_order {
+    let mut told = false;
+    if plan.in_order {
         match store.shutdown() {
             Ok(()) => {
                 let mut known = world.known();
@@ -244,10 +270,11 @@ fn live(
             Err(error) if !faulty => {
                 return Err(format!("does not shut down: {}", super::chain(&error)));
             }
-            Err(_) => {}
+            Err(_) => told = true,
         }
     }
     if let Err(error) = &done
+        && !told
         && !world.wait_for_failure()
     {
         let error = super::chain(error);

@@ -1,11 +1,14 @@
 //! What a store is asked for: one step, random steps, and scripts.
 
+use std::path::Path;
+
 use bytes::Bytes;
-use ottla_log::{LogError, PartitionLog};
+use ottla_log::disk::Call;
+use ottla_log::{Disk as _, LogError, PartitionLog, SimDisk};
 use ottla_model::{Offset, TimestampMs};
 
 use super::model::{Random, batch, id};
-use super::world::{Aside, LOGS, Store, settings};
+use super::world::{Aside, DIR, LOGS, Store, settings};
 
 /// One call, or one wait. Numbers of logs are taken modulo [`LOGS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,24 @@ pub enum Step {
     /// Waits until the segments hold everything.
     Settle,
 }
+
+impl Step {
+    /// Whether the call returns at once, with the change on its way.
+    fn is_queued(&self) -> bool {
+        matches!(
+            self,
+            Step::Append { .. }
+                | Step::NextEpoch
+                | Step::Truncate { .. }
+                | Step::RestartAt { .. }
+                | Step::AdvanceLogStart { .. }
+                | Step::Retention { .. }
+        )
+    }
+}
+
+/// The number of a log that nobody checks.
+const MARKS: usize = LOGS + 1;
 
 /// Asks a store, step by step, and notes what it asks for.
 pub struct Worker {
@@ -113,12 +134,109 @@ impl Worker {
                 store.request_checkpoint();
                 Ok(())
             }
-            // Settled, there is something new to put in it.
-            Step::Checkpoint => match settle(store).map(|()| store.checkpoint())? {
-                true => Ok(()),
-                false => Err(LogError::Closed),
-            },
-            Step::Settle => settle(store),
+            Step::Checkpoint => {
+                // So that there is something new to put in it.
+                self.settle(store)?;
+                store.checkpoint()
+            }
+            Step::Settle => self.settle(store),
+        }
+    }
+
+    /// Waits until the segments hold everything.
+    fn settle(&mut self, store: &Store) -> Result<(), LogError> {
+        self.mark(store)?;
+        store.wait_until(|| store.stats().backlog_bytes == 0)
+    }
+
+    /// Appends to a log that nobody checks, and waits until that and all before it is durable.
+    fn mark(&mut self, store: &Store) -> Result<(), LogError> {
+        let ticket = self.append_mark(store)?;
+        match store.world.wait_for(id(MARKS), ticket) {
+            true => Ok(()),
+            false => Err(LogError::Closed),
+        }
+    }
+
+    fn append_mark(&mut self, store: &Store) -> Result<u64, LogError> {
+        let log = store.get_or_create(id(MARKS), settings())?;
+        self.ticket += 1;
+        let mark = batch(log.log_end().0, 0, 1, 10, 0);
+        log.append(self.ticket, mark).map(|()| self.ticket)
+    }
+
+    /// All the steps, as fast as the store takes them: what its threads make of them is left to
+    /// chance.
+    pub fn hurry(&mut self, store: &Store, steps: &[Step]) -> Result<(), LogError> {
+        steps.iter().try_for_each(|step| self.step(store, step))
+    }
+
+    /// All the steps, so that the same steps always lead to the same operations of the disk: only
+    /// one of the store's threads has something to do at a time. What is queued while the journal
+    /// is held becomes one group.
+    pub fn march(
+        &mut self,
+        store: &Store,
+        disk: &SimDisk,
+        random: &mut Random,
+        steps: &[Step],
+    ) -> Result<(), LogError> {
+        let hold = disk.hold(Call::Write, "journal");
+        store.get_or_create(id(MARKS), settings())?;
+        if store
+            .get(id(MARKS))
+            .is_some_and(|log| log.log_end() == Offset(0))
+        {
+            store.wait_until(|| hold.is_reached())?;
+        }
+        hold.release();
+        self.settle(store)?;
+        let mut rest = steps;
+        while !rest.is_empty() {
+            let most = 1 + random.below(5) as usize;
+            let queued = rest.iter().take(most).take_while(|step| step.is_queued());
+            let (burst, behind) = rest.split_at(queued.count());
+            if burst.is_empty() {
+                self.alone(store, disk, &rest[0])?;
+                rest = &rest[1..];
+            } else {
+                self.burst(store, disk, burst)?;
+                rest = behind;
+            }
+        }
+        Ok(())
+    }
+
+    fn burst(&mut self, store: &Store, disk: &SimDisk, steps: &[Step]) -> Result<(), LogError> {
+        let hold = disk.hold(Call::Write, "journal");
+        self.append_mark(store)?;
+        store.wait_until(|| hold.is_reached())?;
+        self.hurry(store, steps)?;
+        let ticket = self.append_mark(store)?;
+        hold.release();
+        if !store.world.wait_for(id(MARKS), ticket) {
+            return Err(LogError::Closed);
+        }
+        store.wait_until(|| store.stats().backlog_bytes == 0)
+    }
+
+    fn alone(&mut self, store: &Store, disk: &SimDisk, step: &Step) -> Result<(), LogError> {
+        match step {
+            Step::WaitFor { .. } | Step::Settle => Ok(()),
+            Step::Checkpoint | Step::RequestCheckpoint => {
+                self.settle(store)?;
+                let hold = disk.hold(Call::Unlink, "discarded");
+                store.checkpoint()?;
+                // The journal lets go of files before it writes.
+                self.settle(store)?;
+                hold.release();
+                let discarded = Path::new(DIR).join("discarded");
+                store.wait_until(|| disk.list(&discarded).is_ok_and(|names| names.is_empty()))
+            }
+            step => {
+                self.step(store, step)?;
+                store.wait_until(|| store.stats().backlog_bytes == 0)
+            }
         }
     }
 
@@ -162,13 +280,6 @@ fn with(
         Some(log) => ask(n, &log),
         None => Ok(()),
     }
-}
-
-/// Whatever was queued before a log's deletion has reached the segments with it.
-fn settle(store: &Store) -> Result<(), LogError> {
-    let scratch = id(LOGS + 1);
-    store.get_or_create(scratch, settings())?;
-    store.delete(scratch)
 }
 
 fn set_aside(store: &Store, n: usize) -> Result<(), LogError> {

@@ -235,18 +235,23 @@ impl Store {
         drop(self);
     }
 
-    /// Waits for a checkpoint of all that has happened so far; false if storage fails.
-    pub fn checkpoint(&self) -> bool {
+    /// Waits for a checkpoint. There must be something new to put in it.
+    pub fn checkpoint(&self) -> Result<(), LogError> {
         let before = self.stats().checkpoints;
+        self.request_checkpoint();
+        self.wait_until(|| self.stats().checkpoints > before)
+    }
+
+    /// Waits until it holds, or storage has failed.
+    pub fn wait_until(&self, holds: impl Fn() -> bool) -> Result<(), LogError> {
         let deadline = Instant::now() + PATIENCE;
-        while self.stats().checkpoints == before {
+        while !holds() {
             if !self.world.known().failures.is_empty() {
-                return false;
+                return Err(LogError::Closed);
             }
-            self.request_checkpoint();
-            assert!(Instant::now() < deadline, "no checkpoint is made");
+            assert!(Instant::now() < deadline, "waited in vain");
             std::thread::yield_now();
         }
-        true
+        Ok(())
     }
 }

@@ -163,6 +163,13 @@ impl Hold {
         Hold { inner, id }
     }
 
+    /// Whether a call hangs, or did.
+    pub fn is_reached(&self) -> bool {
+        let state = self.inner.state.lock();
+        let mine = state.holds.iter().find(|held| held.id == self.id);
+        mine.is_some_and(|held| held.reached > 0)
+    }
+
     /// Waits until a call hangs; false if none does in a time that is long enough for a test.
     pub fn wait_until_reached(&self) -> bool {
         let deadline = Instant::now() + PATIENCE;
