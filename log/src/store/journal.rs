@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ottla_model::TopicIdPartition;
+use ottla_model::{Offset, TopicIdPartition};
 
 use super::{FatalObserver, FlushObserver, Flushed};
 use crate::entry::{Op, encode, encoded_bytes};
 use crate::error::LogError;
+use crate::planted::{self, Bug};
 use crate::queue::Taken;
 use crate::shared::{Group, Queued, Shared};
 use crate::wal::{Wal, WalPosition};
@@ -98,10 +99,20 @@ impl Journal {
     fn write(&mut self, items: &[Queued]) -> Result<WalPosition, LogError> {
         let payloads: Vec<Vec<Bytes>> = items
             .iter()
-            .map(|item| encode(item.log.id(), &item.op))
+            .map(|item| match &item.op {
+                Op::Truncate(_)
+                    if planted::in_disk(&*self.shared.disk, Bug::TruncationNotJournaled) =>
+                {
+                    encode(item.log.id(), &Op::LogStart(Offset::ZERO))
+                }
+                op => encode(item.log.id(), op),
+            })
             .collect();
         let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
         let first = self.wal.append(&parts)?;
+        if planted::in_disk(&*self.shared.disk, Bug::AcknowledgeBeforeSync) {
+            (self.flushed)(&tickets(items));
+        }
         self.wal.sync()?;
         Ok(first)
     }

@@ -52,6 +52,14 @@ pub struct Point {
 }
 
 impl Point {
+    /// A crash whose recovery is left alone.
+    pub const fn of(crash: Crash) -> Point {
+        Point {
+            crash,
+            interrupted: Vec::new(),
+        }
+    }
+
     fn random(random: &mut Random) -> Point {
         let crash = Crash::random(random);
         let times = [0, 0, 0, 1, 2][random.below(5) as usize];
