@@ -19,6 +19,14 @@ impl Epochs {
         self.0.last().map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
+    /// The epoch that the batch at this offset was written in.
+    pub fn at(&self, offset: Offset) -> LeaderEpoch {
+        let behind = self.0.partition_point(|(_, start)| *start <= offset);
+        behind
+            .checked_sub(1)
+            .map_or(LeaderEpoch::NONE, |index| self.0[index].0)
+    }
+
     /// Notes a batch. Batches of one epoch only mark its first offset.
     pub fn note(&mut self, epoch: LeaderEpoch, base: Offset) {
         if epoch > self.last() {

@@ -133,6 +133,7 @@ pub(crate) fn read_batches(
     }
     bytes.truncate(read);
     let mut whole = 0;
+    let mut lowest = first.base_offset;
     // The bytes may end within a batch, because only their number was asked for.
     while let Ok((header, batch, _)) = next_batch(&bytes[whole..]) {
         if header.base_offset >= limit && whole > 0 {
@@ -141,11 +142,35 @@ pub(crate) fn read_batches(
         if !planted::in_file(file, Bug::ChecksumSkipped) {
             check_batch(path, position + whole as u64, batch)?;
         }
+        check_order(path, position + whole as u64, lowest, &header)?;
+        lowest = header.next_offset();
         whole += batch.len();
     }
     if whole == 0 {
         return Err(ReadError::damaged(path, position, "no batch"));
     }
+    // A batch whose offset is wrong would reach over the one behind it.
+    let behind = Scanner::new(file, path, position + whole as u64, end).next()?;
+    if let Some((at, behind)) = behind {
+        check_order(path, at, lowest, &behind)?;
+    }
     bytes.truncate(whole);
     Ok(Bytes::from(bytes))
+}
+
+/// No checksum covers a batch's offset.
+fn check_order(
+    path: &Path,
+    at: u64,
+    lowest: Offset,
+    header: &BatchHeader,
+) -> Result<(), ReadError> {
+    if header.base_offset < lowest {
+        let what = format!(
+            "a batch starts at offset {}, though the one before it reaches to {lowest}",
+            header.base_offset
+        );
+        return Err(ReadError::damaged(path, at, what));
+    }
+    Ok(())
 }

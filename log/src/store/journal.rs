@@ -103,7 +103,7 @@ impl Journal {
                 Op::Truncate(_)
                     if planted::in_disk(&*self.shared.disk, Bug::TruncationNotJournaled) =>
                 {
-                    encode(item.log.id(), &Op::LogStart(Offset::ZERO))
+                    encode(item.log.id(), &Op::Truncate(Offset(i64::MAX)))
                 }
                 op => encode(item.log.id(), op),
             })

@@ -78,6 +78,7 @@ fn random_run(seed: u64, at_each: usize) -> Run<'static> {
             .map(|_| work::random_steps(&mut random))
             .collect(),
         rough: true,
+        fault: None,
         // Every other one is left to chance, so that the store's threads meet in many ways.
         repeatable: seed.is_multiple_of(2),
         at_each: &[],
@@ -98,6 +99,7 @@ fn script_run(name: &str, lives: Vec<Vec<work::Step>>) -> Run<'static> {
         seed: 1,
         lives,
         rough: false,
+        fault: None,
         repeatable: true,
         at_each: AT_EACH,
         random_at_each: 1,

@@ -77,6 +77,8 @@ pub struct Run<'a> {
     pub lives: Vec<Vec<Step>>,
     /// Whether lives may meet disks that fail, and end in the middle.
     pub rough: bool,
+    /// What fails in each life, instead of what the seed decides.
+    pub fault: Option<Fault>,
     /// Whether the same seed must lead to the same operations.
     pub repeatable: bool,
     /// What to try at each cut, besides what the seed decides.
@@ -130,6 +132,7 @@ impl Run<'_> {
             let fault = Some(random.below(3) == 0 && self.rough)
                 .filter(|wanted| *wanted)
                 .map(|_| random_fault(&mut random));
+            let fault = self.fault.clone().or(fault);
             let plan = Plan {
                 steps,
                 fault: fault.clone(),

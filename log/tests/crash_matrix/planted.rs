@@ -2,6 +2,7 @@
 //! is planted is what the other tests say, with the same runs.
 
 use ottla_log::SimDisk;
+use ottla_log::disk::{Call, Fault};
 use ottla_log::planted::Bug;
 
 use super::damage::flip_bits;
@@ -12,7 +13,12 @@ fn caught(bug: Bug) -> String {
     for seed in 0..super::SEEDS {
         let disk = SimDisk::new();
         disk.plant(bug);
-        if let Err(what) = random_run(seed, 2).check(disk) {
+        let mut run = random_run(seed, 2);
+        if bug == Bug::IgnoredSyncError {
+            let fault = Fault::new(Call::Sync).of("journal");
+            run.fault = Some(fault.after(seed % 8));
+        }
+        if let Err(what) = run.check(disk) {
             println!(
                 "{bug:?} is caught: {}",
                 what.lines().next().unwrap_or_default()
