@@ -122,8 +122,8 @@ impl SimDisk {
         self.inner.state.lock().faults.clear();
     }
 
-    /// The next `sync_data` or `sync_dir` fails with an input/output error; what it would have
-    /// made durable is forgotten, as Linux does.
+    /// The next `sync_data` fails with an input/output error; what it would have made durable is
+    /// forgotten, as Linux does.
     pub fn fail_next_sync(&self) {
         self.inject(Fault::new(Call::Sync));
     }

@@ -1,8 +1,8 @@
 //! A store over a simulated disk, and batches to put in it.
 
 mod basics;
-mod crash;
 mod damage;
+mod failures;
 mod reads;
 mod threads;
 
