@@ -124,7 +124,7 @@ impl Quorum {
 }
 
 /// The newest whole snapshot, unless the log does not reach back to it.
-fn open_snapshots(
+pub(super) fn open_snapshots(
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     store: &LogStore,
