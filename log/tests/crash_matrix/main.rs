@@ -4,11 +4,14 @@
 //!
 //! `docs/testing-storage.md` says how to get to a failure again.
 
+#![allow(clippy::unwrap_used)]
+
 mod damage;
 mod matrix;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod scripts;
 mod work;
 mod world;
 
@@ -19,6 +22,7 @@ use matrix::{Crash, Point, Run};
 use model::Random;
 use ottla_log::SimDisk;
 use parking_lot::Mutex;
+use scripts::SCRIPTS;
 
 /// How many seeds the random workloads have, unless `OTTLA_MATRIX_SEEDS` says another number.
 const SEEDS: u64 = 14;
@@ -93,11 +97,11 @@ const AT_EACH: &[Point] = &[
     Point::of(Crash::KeepingSome(1)),
 ];
 
-fn script_run(name: &str, lives: Vec<Vec<work::Step>>) -> Run<'static> {
+fn script_run(name: &str, lives: &[&str]) -> Run<'static> {
     Run {
         name: name.to_owned(),
         seed: 1,
-        lives,
+        lives: lives.iter().map(|words| scripts::steps(words)).collect(),
         rough: false,
         fault: None,
         repeatable: true,
@@ -109,8 +113,8 @@ fn script_run(name: &str, lives: Vec<Vec<work::Step>>) -> Run<'static> {
 #[test]
 fn every_cut_of_every_script_leaves_what_was_acknowledged() {
     let begun = Instant::now();
-    let points = all_of(&work::scripts(), |(name, lives)| {
-        let tried = script_run(name, lives.clone()).check(SimDisk::new())?;
+    let points = all_of(SCRIPTS, |(name, lives)| {
+        let tried = script_run(name, lives).check(SimDisk::new())?;
         Ok(tried.points)
     });
     let points = points.unwrap_or_else(|what| panic!("{what}"));

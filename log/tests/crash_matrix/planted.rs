@@ -6,7 +6,8 @@ use ottla_log::disk::{Call, Fault};
 use ottla_log::planted::Bug;
 
 use super::damage::flip_bits;
-use super::{random_run, work};
+use super::random_run;
+use super::scripts::SCRIPTS;
 
 /// The first failure that the matrix meets.
 fn caught(bug: Bug) -> String {
@@ -67,7 +68,7 @@ fn a_checksum_that_is_skipped_is_caught() {
 
 #[test]
 fn scripts_catch_a_truncation_that_is_not_journaled_too() {
-    let caught = work::scripts().into_iter().any(|(name, lives)| {
+    let caught = SCRIPTS.iter().any(|(name, lives)| {
         let disk = SimDisk::new();
         disk.plant(Bug::TruncationNotJournaled);
         super::script_run(name, lives).check(disk).is_err()
