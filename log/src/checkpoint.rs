@@ -14,6 +14,7 @@ use ottla_model::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, Top
 use crate::disk::{Disk, OpenMode};
 use crate::error::{IoContext as _, LogError};
 use crate::partition::{Epochs, Physical};
+use crate::planted::{self, Bug};
 use crate::segment::{Segment, SegmentIndex};
 use crate::wal::WalPosition;
 
@@ -47,6 +48,9 @@ impl Checkpoint {
         file.sync_data().or_log("sync", &temporary)?;
         disk.rename(&temporary, &Checkpoint::path(root))
             .or_log("rename", &temporary)?;
+        if planted::in_disk(disk, Bug::NoDirectorySyncAfterRename) {
+            return Ok(());
+        }
         disk.sync_dir(root).or_log("sync", root)
     }
 

@@ -18,6 +18,10 @@ mod entry;
 mod error;
 mod handles;
 mod partition;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod queue;
 mod recovery;
 mod segment;

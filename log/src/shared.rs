@@ -90,6 +90,8 @@ pub(crate) struct Shared {
     pub discards: Mutex<Vec<PathBuf>>,
     /// The logs as far as the segments have followed the journal.
     pub catalog: Mutex<BTreeMap<TopicIdPartition, Arc<PartitionLog>>>,
+    /// Everything before it in the journal is durable and was told.
+    pub journal_end: AtomicU64,
     /// Everything before it in the journal is in the segments.
     pub applied: AtomicU64,
     /// The journal may be trimmed up to here.
@@ -135,6 +137,7 @@ impl Shared {
             dirty: Mutex::default(),
             discards: Mutex::default(),
             catalog: Mutex::default(),
+            journal_end: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),

@@ -1,6 +1,8 @@
 //! The consensus of the controllers: proposing entries, following who leads, snapshots. The only
 //! place that names openraft. What the entries mean is not known here beyond replaying them.
 
+#[cfg(test)]
+mod crash_matrix;
 mod founding;
 mod frame;
 mod guard;

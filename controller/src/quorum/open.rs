@@ -132,7 +132,7 @@ fn check_not_lost(guard: &Guard, store: &LogStore, dir: &Path) -> Result<(), Sta
 }
 
 /// The newest whole snapshot, unless the log does not reach back to it.
-fn open_snapshots(
+pub(super) fn open_snapshots(
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     store: &LogStore,

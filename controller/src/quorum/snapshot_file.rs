@@ -39,6 +39,9 @@ impl SnapshotDir {
         if let Some(parent) = dir.parent() {
             disk.sync_dir(parent)?;
         }
+        // An earlier life may have died between a snapshot's rename and this: the log must not be
+        // given up for a name that the next crash takes away.
+        disk.sync_dir(&dir)?;
         Ok(SnapshotDir { disk, dir })
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::error::{IoContext as _, LogError};
 pub(crate) use patient::{PatientDisk, Room};
 pub use real::RealDisk;
-pub use sim::SimDisk;
+pub use sim::{Call, Fault, Hold, Observer, Operation, SimDisk};
 
 /// What to do when a file that is opened is there, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written on the file system that holds `path`.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// The bug that tests have planted in what works on this disk.
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<crate::planted::Bug> {
+        None
+    }
 }
 
 /// An open file. All methods may be called from many threads.
@@ -74,6 +79,11 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the written bytes and the length durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// The bug that tests have planted in what works on this file's disk.
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<crate::planted::Bug> {
+        None
+    }
 }
 
 /// Creates a directory, and those it lies in as far as they are missing, so that a crash cannot

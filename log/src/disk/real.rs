@@ -103,39 +103,19 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                // Short only at the file's end, from where nothing may be read past the cache.
-                Ok(read) if self.direct => return Ok(done + read),
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        read_fully(buffer, offset, |rest, at| {
+            // Past the cache, a read is short only at the file's end, and none may follow there.
+            if self.direct && at != offset {
+                return Ok(0);
             }
-        }
-        Ok(done)
+            self.file.read_at(rest, at)
+        })
     }
 
-    fn write_at(&self, parts: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        for chunk in parts.chunks(PARTS_MAX) {
-            // A slice of slices is advanced in place after a short write, so it is copied once.
-            let mut owned = chunk.to_vec();
-            let mut rest = owned.as_mut_slice();
-            IoSlice::advance_slices(&mut rest, 0);
-            while !rest.is_empty() {
-                match rustix::io::pwritev(&self.file, rest, offset) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => {
-                        offset += written as u64;
-                        IoSlice::advance_slices(&mut rest, written);
-                    }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(())
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_fully(parts, offset, |rest, at| {
+            Ok(rustix::io::pwritev(&self.file, rest, at)?)
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -161,5 +141,119 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+/// Reads until the buffer is full or nothing comes any more.
+fn read_fully(
+    buffer: &mut [u8],
+    offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match read(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all parts, however few bytes each call takes.
+fn write_fully(
+    parts: &[IoSlice<'_>],
+    mut offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    for chunk in parts.chunks(PARTS_MAX) {
+        // A slice of slices is advanced in place after a short write, so it is copied once.
+        let mut owned = chunk.to_vec();
+        let mut rest = owned.as_mut_slice();
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match write(rest, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An operating system that does a little at a time, and is interrupted now and then.
+    struct Short {
+        file: Vec<u8>,
+        calls: usize,
+        most: usize,
+    }
+
+    impl Short {
+        fn interrupted(&mut self) -> io::Result<()> {
+            self.calls += 1;
+            if self.calls.is_multiple_of(3) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Ok(())
+        }
+
+        fn write(&mut self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+            self.interrupted()?;
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            let taken = bytes.len().min(self.most);
+            self.file
+                .resize(self.file.len().max(at as usize + taken), 0);
+            self.file[at as usize..][..taken].copy_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn read(&mut self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+            self.interrupted()?;
+            let rest = self.file.get(at as usize..).unwrap_or_default();
+            let read = rest.len().min(buffer.len()).min(self.most);
+            buffer[..read].copy_from_slice(&rest[..read]);
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_calls_are_gone_on_with() {
+        let parts: Vec<Vec<u8>> = (0..2500_usize).map(|n| vec![n as u8; n % 5]).collect();
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        for most in [1, 2, 3, 7, 4096] {
+            let mut system = Short {
+                file: vec![9; 10],
+                calls: 0,
+                most,
+            };
+            write_fully(&slices, 10, |rest, at| system.write(rest, at)).unwrap();
+            assert_eq!(system.file[..10], [9; 10]);
+            assert_eq!(system.file[10..], parts.concat());
+            let mut read = vec![0; system.file.len() + 5];
+            let count = read_fully(&mut read, 0, |rest, at| system.read(rest, at)).unwrap();
+            assert_eq!(count, system.file.len());
+            assert_eq!(read[..count], system.file);
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_middle_of_a_write_is_the_writes_error() {
+        let slices = [IoSlice::new(b"abc"), IoSlice::new(b"def")];
+        let mut answers = [Ok(2), Err(io::ErrorKind::StorageFull.into())].into_iter();
+        let failed = write_fully(&slices, 0, |_, _| answers.next().unwrap()).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        let stuck = write_fully(&slices, 0, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -130,6 +130,115 @@ fn an_open_file_outlives_its_name() {
 }
 
 #[test]
+fn misuse_has_the_same_name_everywhere() {
+    over_both(|disk, root| {
+        let (file, dir) = (root.join("file"), root.join("dir"));
+        disk.open(&file, OpenMode::Create).unwrap();
+        disk.create_dir_all(&dir.join("inner")).unwrap();
+        let absent = root.join("absent");
+        let open = |path: &Path, mode| disk.open(path, mode).map(drop);
+        let cases = [
+            (open(&absent, OpenMode::Existing), "NotFound"),
+            (open(&absent.join("a"), OpenMode::Create), "NotFound"),
+            (open(&file.join("a"), OpenMode::Create), "NotADirectory"),
+            (open(&dir, OpenMode::Existing), "IsADirectory"),
+            (disk.list(&absent).map(drop), "NotFound"),
+            (disk.list(&file).map(drop), "NotADirectory"),
+            (disk.exists(&file.join("a")).map(drop), "NotADirectory"),
+            (disk.rename(&absent, &file), "NotFound"),
+            (disk.rename(&file, &absent.join("a")), "NotFound"),
+            (disk.rename(&file, &dir), "IsADirectory"),
+            (disk.rename(&dir, &file), "NotADirectory"),
+            (disk.rename(&dir, &dir.join("inner/a")), "InvalidInput"),
+            (disk.unlink(&absent), "NotFound"),
+            (disk.unlink(&dir), "IsADirectory"),
+            (disk.remove_dir_all(&absent), "NotFound"),
+            (disk.create_dir_all(&file), "AlreadyExists"),
+            (disk.sync_dir(&absent), "NotFound"),
+            (disk.free_space(&absent).map(drop), "NotFound"),
+        ];
+        for (number, (result, kind)) in cases.into_iter().enumerate() {
+            let found = format!("{:?}", result.unwrap_err().kind());
+            assert_eq!(found, kind, "case {number}");
+        }
+        disk.create_dir_all(&root.join("full/inner")).unwrap();
+        assert!(disk.rename(&dir, &root.join("full")).is_err());
+        disk.rename(&dir.join("inner"), &root.join("full/inner"))
+            .unwrap();
+    });
+}
+
+#[test]
+fn writing_nothing_changes_nothing() {
+    over_both(|disk, root| {
+        let file = disk.open(&root.join("a"), OpenMode::Create).unwrap();
+        write(&*file, b"", 100);
+        assert_eq!(file.size().unwrap(), 0);
+        file.allocate(0).unwrap();
+        assert_eq!(file.size().unwrap(), 0);
+        assert_eq!(file.read_at(&mut [], 0).unwrap(), 0);
+    });
+}
+
+#[test]
+fn an_open_file_follows_its_name() {
+    over_both(|disk, root| {
+        let (path, other) = (root.join("a"), root.join("b"));
+        let file = disk.open(&path, OpenMode::Create).unwrap();
+        let replaced = disk.open(&other, OpenMode::Create).unwrap();
+        write(&*replaced, b"old", 0);
+        disk.rename(&path, &other).unwrap();
+        disk.rename(&other, &other).unwrap();
+        write(&*file, b"new", 0);
+        file.sync_data().unwrap();
+        replaced.sync_data().unwrap();
+        let found = disk.open(&other, OpenMode::Existing).unwrap();
+        assert_eq!(contents(&*found), b"new");
+        assert_eq!(contents(&*replaced), b"old");
+    });
+}
+
+#[test]
+fn a_directory_goes_with_all_that_is_in_it() {
+    over_both(|disk, root| {
+        let dir = root.join("a");
+        disk.create_dir_all(&dir.join("b/c")).unwrap();
+        for name in ["x", "b/y", "b/c/z"] {
+            disk.open(&dir.join(name), OpenMode::Create).unwrap();
+        }
+        disk.create_dir_all(&dir).unwrap();
+        disk.remove_dir_all(&dir).unwrap();
+        assert!(!disk.exists(&dir).unwrap());
+        disk.create_dir_all(&dir).unwrap();
+        assert_eq!(disk.list(&dir).unwrap(), []);
+    });
+}
+
+#[test]
+fn many_threads_share_a_file() {
+    over_both(|disk, root| {
+        let file = disk.open(&root.join("a"), OpenMode::Create).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let file = &file;
+                scope.spawn(move || {
+                    for block in 0..50_u64 {
+                        let at = (block * 4 + u64::from(thread)) * 10;
+                        write(&**file, &[thread; 10], at);
+                        file.sync_data().unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = contents(&*file);
+        assert_eq!(bytes.len(), 2000);
+        for (index, block) in bytes.chunks(10).enumerate() {
+            assert_eq!(block, [index as u8 % 4; 10], "block {index}");
+        }
+    });
+}
+
+#[test]
 fn a_crash_forgets_what_was_not_synced() {
     let disk = SimDisk::new();
     let path = Path::new("/a");
@@ -198,4 +307,241 @@ fn power_goes_after_the_operations_that_were_allowed() {
     assert!(disk.open(Path::new("/b"), OpenMode::Create).is_err());
     disk.crash();
     assert!(!disk.is_without_power());
+}
+
+/// A file with a durable name and these bytes, durable too.
+fn synced(disk: &SimDisk, path: &str, bytes: &[u8]) -> Arc<dyn DiskFile> {
+    let file = disk.open(Path::new(path), OpenMode::Create).unwrap();
+    write(&*file, bytes, 0);
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    file
+}
+
+fn after_crash(disk: &SimDisk, seed: u64, path: &str) -> Vec<u8> {
+    let disk = disk.fork();
+    disk.crash_keeping_some(seed);
+    contents(&*disk.open(Path::new(path), OpenMode::Existing).unwrap())
+}
+
+#[test]
+fn a_crash_tears_writes_between_sectors_only_and_keeps_their_order_within_one() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", &[0; 2048]);
+    write(&*file, &[1; 1500], 100);
+    write(&*file, &[2; 1000], 600);
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..2000 {
+        let bytes = after_crash(&disk, seed, "/a");
+        assert_eq!(bytes.len(), 2048);
+        let sectors: Vec<u8> = bytes.chunks(512).map(|sector| sector[200]).collect();
+        // Within the second sector the first write is never without what came before it.
+        let second = &bytes[512..1024];
+        assert!(second[0] == 1 || second[200] == 0, "seed {seed}");
+        seen.insert(sectors);
+    }
+    // Each sector on its own: untouched, after the first write, or after the second.
+    for expected in [
+        [0, 0, 0, 0],
+        [1, 2, 2, 0],
+        [1, 1, 1, 0],
+        [0, 2, 0, 0],
+        [1, 0, 2, 0],
+    ] {
+        assert!(seen.contains(&expected[..]), "{expected:?} of {seen:?}");
+    }
+}
+
+#[test]
+fn a_crash_keeps_files_and_directories_apart() {
+    let disk = SimDisk::new();
+    let (one, other) = (synced(&disk, "/a", b"0"), synced(&disk, "/b", b"0"));
+    write(&*one, b"1", 0);
+    write(&*other, b"1", 0);
+    for dir in ["/d", "/e"] {
+        disk.create_dir_all(Path::new(dir)).unwrap();
+    }
+    disk.sync_dir(Path::new("/")).unwrap();
+    for name in ["/d/1", "/e/1", "/d/2"] {
+        disk.open(Path::new(name), OpenMode::Create).unwrap();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..500 {
+        let left = disk.fork();
+        left.crash_keeping_some(seed);
+        let read = |path: &str| contents(&*left.open(Path::new(path), OpenMode::Existing).unwrap());
+        let there = |path: &str| left.exists(Path::new(path)).unwrap();
+        seen.insert((read("/a") == b"1", read("/b") == b"1"));
+        assert!(
+            there("/d/1") || !there("/d/2"),
+            "one directory's names keep their order"
+        );
+        seen.insert((there("/d/2"), there("/e/1")));
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+}
+
+#[test]
+fn bytes_that_were_cut_off_do_not_come_back_behind_a_durable_cut() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", &[7; 2048]);
+    file.set_len(512).unwrap();
+    write(&*file, &[8; 512], 1536);
+    for seed in 0..500 {
+        let bytes = after_crash(&disk, seed, "/a");
+        // Either the cut is durable, or nothing behind it is new.
+        let uncut = bytes.len() == 2048 && bytes[512..1024] == [7; 512];
+        assert!(
+            uncut || bytes[512..].iter().all(|byte| *byte != 7),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn faults_strike_the_calls_and_paths_they_are_for() {
+    let disk = SimDisk::new();
+    let (one, other) = (
+        synced(&disk, "/one", b"abcd"),
+        synced(&disk, "/other", b"abcd"),
+    );
+    disk.inject(Fault::new(Call::Read).of("one").after(1).sticky());
+    one.read_at(&mut [0; 4], 0).unwrap();
+    for _ in 0..3 {
+        let failed = one.read_at(&mut [0; 4], 0).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+    }
+    other.read_at(&mut [0; 4], 0).unwrap();
+    disk.clear_faults();
+    one.read_at(&mut [0; 4], 0).unwrap();
+    disk.inject(Fault::new(Call::Write).with(libc::ENOSPC));
+    let failed = one.write_at(&[IoSlice::new(b"wxyz")], 0).unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(contents(&*one), b"wxcd", "a failed write leaves a part");
+    disk.inject(Fault::new(Call::Rename));
+    let (from, to) = (Path::new("/one"), Path::new("/three"));
+    assert!(disk.rename(from, to).is_err());
+    disk.rename(from, to).unwrap();
+}
+
+#[test]
+fn what_a_failed_sync_covered_can_be_read_until_the_cache_lets_it_go() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", b"old");
+    write(&*file, b"new", 0);
+    disk.inject(Fault::new(Call::Sync));
+    assert!(file.sync_data().is_err());
+    file.sync_data().unwrap();
+    assert_eq!(contents(&*file), b"new");
+    let evicted = disk.fork();
+    evicted.evict_caches();
+    let again = evicted.open(Path::new("/a"), OpenMode::Existing).unwrap();
+    assert_eq!(contents(&*again), b"old");
+    // Written again, it becomes durable like anything else.
+    write(&*file, b"new", 0);
+    file.sync_data().unwrap();
+    disk.crash();
+    let file = disk.open(Path::new("/a"), OpenMode::Existing).unwrap();
+    assert_eq!(contents(&*file), b"new");
+    // In part it may have reached the disk.
+    let mut lengths = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimDisk::new();
+        let file = synced(&disk, "/a", b"");
+        write(&*file, &[1; 100], 0);
+        disk.inject(Fault::new(Call::Sync).keeping_some(seed));
+        assert!(file.sync_data().is_err());
+        disk.crash();
+        let file = disk.open(Path::new("/a"), OpenMode::Existing).unwrap();
+        lengths.insert(file.size().unwrap());
+    }
+    assert_eq!(Vec::from_iter(lengths), [0, 100]);
+}
+
+#[test]
+fn a_directory_that_could_not_be_synced_takes_no_names_until_the_next_start() {
+    let disk = SimDisk::new();
+    let root = Path::new("/");
+    disk.open(Path::new("/a"), OpenMode::Create).unwrap();
+    disk.inject(Fault::new(Call::SyncDir));
+    assert!(disk.sync_dir(root).is_err());
+    assert!(disk.sync_dir(root).is_err(), "it is not to be tried again");
+    assert!(disk.open(Path::new("/b"), OpenMode::Create).is_err());
+    disk.crash();
+    assert!(!disk.exists(Path::new("/a")).unwrap());
+    disk.open(Path::new("/b"), OpenMode::Create).unwrap();
+    disk.sync_dir(root).unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_growth_and_takes_it_again_when_there_is_room() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", &[1; 600]);
+    synced(&disk, "/b", &[1; 300]);
+    disk.set_capacity(1000);
+    assert_eq!(disk.free_space(Path::new("/")).unwrap(), 100);
+    for refused in [
+        file.write_at(&[IoSlice::new(&[2; 200])], 550),
+        file.allocate(701),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+    write(&*file, &[2; 600], 0);
+    disk.unlink(Path::new("/b")).unwrap();
+    write(&*file, &[2; 400], 600);
+}
+
+#[test]
+fn calls_hang_until_they_are_let_go() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", b"x");
+    let hold = disk.hold(Call::Sync, "/a");
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| file.sync_data());
+        assert!(hold.wait_until_reached());
+        // Everything else goes on.
+        synced(&disk, "/b", b"y");
+        assert!(!syncing.is_finished());
+        hold.release();
+        syncing.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_fork_goes_its_own_way_and_each_operation_is_shown_before_it_happens() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", b"one");
+    let shown = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seen = shown.clone();
+    disk.observe(Arc::new(move |operation: &Operation, disk: SimDisk| {
+        seen.lock().push((operation.call, disk));
+    }));
+    write(&*file, b"two", 0);
+    file.sync_data().unwrap();
+    disk.stop_observing();
+    write(&*file, b"six", 0);
+    let shown = shown.lock();
+    let calls: Vec<_> = shown.iter().map(|(call, _)| *call).collect();
+    assert_eq!(calls, [Call::Write, Call::Sync]);
+    for ((_, fork), expected) in shown.iter().zip([b"one", b"two"]) {
+        let file = fork.open(Path::new("/a"), OpenMode::Existing).unwrap();
+        assert_eq!(contents(&*file), expected);
+    }
+    shown[1].1.crash();
+    let file = shown[1]
+        .1
+        .open(Path::new("/a"), OpenMode::Existing)
+        .unwrap();
+    assert_eq!(contents(&*file), b"one");
+}
+
+#[test]
+fn a_bit_flips_at_rest() {
+    let disk = SimDisk::new();
+    let file = synced(&disk, "/a", &[0; 4]);
+    disk.flip_bit(Path::new("/a"), 17).unwrap();
+    assert_eq!(contents(&*file), [0, 0, 2, 0]);
+    disk.crash();
+    let file = disk.open(Path::new("/a"), OpenMode::Existing).unwrap();
+    assert_eq!(contents(&*file), [0, 0, 2, 0]);
 }

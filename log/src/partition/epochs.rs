@@ -19,10 +19,12 @@ impl Epochs {
         self.0.last().map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
-    /// The epoch in which `offset` was written, as far as is known.
-    pub fn at(&self, offset: Offset) -> Option<LeaderEpoch> {
-        let begun = self.0.partition_point(|(_, start)| *start <= offset);
-        Some(self.0.get(begun.checked_sub(1)?)?.0)
+    /// The epoch that the batch at this offset was written in.
+    pub fn at(&self, offset: Offset) -> LeaderEpoch {
+        let behind = self.0.partition_point(|(_, start)| *start <= offset);
+        behind
+            .checked_sub(1)
+            .map_or(LeaderEpoch::NONE, |index| self.0[index].0)
     }
 
     /// Notes a batch. Batches of one epoch only mark its first offset.

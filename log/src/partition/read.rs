@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ottla_model::Offset;
-use ottla_model::batch::BatchHeader;
+use ottla_model::batch::{BatchHeader, next_batch};
 
 use super::PartitionLog;
 use super::state::State;
@@ -126,11 +126,55 @@ impl PartitionLog {
                 break;
             }
             if header.next_offset() > from {
-                let (bytes, limit) = (place.bytes, place.limit);
-                return read_batches(&*file, &path, at, bytes, limit, max_bytes).map(Some);
+                let (end, limit) = (place.bytes, place.limit);
+                let bytes = read_batches(&*file, &path, at, end, limit, max_bytes)?;
+                self.check_headers(place, &path, at, &bytes)?;
+                return Ok(Some(bytes));
             }
         }
         Ok(None)
+    }
+
+    /// Compares what no checksum covers, epochs and offsets, with what the log knows of them. If
+    /// the place is not current any more, what is found does not count.
+    fn check_headers(
+        &self,
+        place: &Place,
+        path: &std::path::Path,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), ReadError> {
+        let state = self.state.lock();
+        let physical = &state.physical;
+        let index = physical
+            .segments
+            .iter()
+            .position(|segment| segment.serial == place.serial);
+        let Some(index) = index else {
+            return Ok(());
+        };
+        let mut rest = bytes;
+        while let Ok((header, _, behind)) = next_batch(rest) {
+            let at = at + (bytes.len() - rest.len()) as u64;
+            let within =
+                place.base <= header.base_offset && header.next_offset() <= physical.end_of(index);
+            if !within {
+                let what = format!("offset {} has no place here", header.base_offset);
+                return Err(ReadError::damaged(path, at, what));
+            }
+            let epoch = physical
+                .epochs
+                .at(header.base_offset.max(physical.log_start));
+            if header.leader_epoch != epoch {
+                let what = format!(
+                    "the batch at offset {} has leader epoch {}, but was written in {epoch}",
+                    header.base_offset, header.leader_epoch
+                );
+                return Err(ReadError::damaged(path, at, what));
+            }
+            rest = behind;
+        }
+        Ok(())
     }
 
     /// Hands the headers of all batches, from the one that holds `from` to the log's end, to

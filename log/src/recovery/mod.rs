@@ -100,6 +100,7 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let mut recovered = Recovered { wal, logs };
     add_empty(shared, &mut recovered, &damaged);
     let end = recovered.wal.end().0;
+    shared.journal_end.store(end, Ordering::Release);
     shared.applied.store(end, Ordering::Release);
     let catalog = recovered.logs.clone();
     *shared.catalog.lock() = catalog;

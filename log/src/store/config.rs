@@ -143,6 +143,8 @@ pub struct StoreStats {
     pub cached_bytes: u64,
     /// Bytes that wait for the journal now. A caller that may refuse work looks at it.
     pub queued_bytes: u64,
+    /// Journal bytes that are durable but not in the segments yet.
+    pub backlog_bytes: u64,
     /// Segment files that are open now.
     pub open_files: u64,
     /// Whether a write waits for room on the file system now.

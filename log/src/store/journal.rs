@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ottla_model::TopicIdPartition;
+use ottla_model::{Offset, TopicIdPartition};
 
 use super::{FatalObserver, FlushObserver, Flushed};
 use crate::entry::{Op, encode, encoded_bytes};
 use crate::error::LogError;
+use crate::planted::{self, Bug};
 use crate::queue::Taken;
 use crate::shared::{Group, Queued, Shared};
 use crate::wal::{Wal, WalPosition};
@@ -62,14 +63,16 @@ impl Journal {
     }
 
     fn commit(&mut self, items: Vec<Queued>) -> Result<(), LogError> {
-        let payloads: Vec<Vec<Bytes>> = items
-            .iter()
-            .map(|item| encode(item.log.id(), &item.op))
-            .collect();
-        let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
-        let mut position = self.wal.append(&parts)?;
-        self.wal.sync()?;
+        let mut position = match self.write(&items) {
+            Ok(position) => position,
+            Err(error) => {
+                // Before the changes are dropped: whoever waits for one is told the reason.
+                self.shared.fail(error.clone());
+                return Err(error);
+            }
+        };
         let end = self.wal.end();
+        self.shared.journal_end.store(end.0, Ordering::Release);
         self.count(&items);
         let flushed = tickets(&items);
         if !flushed.is_empty() && self.shared.failure().is_none() {
@@ -91,6 +94,28 @@ impl Journal {
         let group = Group { ops, end };
         drop(self.shared.lane.push_when_below(limit, group, bytes));
         Ok(())
+    }
+
+    /// Writes and syncs the entries of the changes; returns the place of the first.
+    fn write(&mut self, items: &[Queued]) -> Result<WalPosition, LogError> {
+        let payloads: Vec<Vec<Bytes>> = items
+            .iter()
+            .map(|item| match &item.op {
+                Op::Truncate(_)
+                    if planted::in_disk(&*self.shared.disk, Bug::TruncationNotJournaled) =>
+                {
+                    encode(item.log.id(), &Op::Truncate(Offset(i64::MAX)))
+                }
+                op => encode(item.log.id(), op),
+            })
+            .collect();
+        let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
+        let first = self.wal.append(&parts)?;
+        if planted::in_disk(&*self.shared.disk, Bug::AcknowledgeBeforeSync) {
+            (self.flushed)(&tickets(items));
+        }
+        self.wal.sync()?;
+        Ok(first)
     }
 
     fn count(&self, items: &[Queued]) {

@@ -14,7 +14,7 @@ use crate::error::LogError;
 use crate::partition::PartitionLog;
 use crate::queue::Taken;
 use crate::segment::BatchMeta;
-use crate::shared::{Done, Group, Queued, Shared};
+use crate::shared::{Group, Queued, Shared};
 use crate::wal::WalPosition;
 
 type Appends = Vec<(Bytes, Vec<BatchMeta>)>;
@@ -45,8 +45,7 @@ impl Lane {
                 Taken::Nothing => {}
                 Taken::Items(groups) => {
                     for group in groups {
-                        if let Err(error) = self.apply(group) {
-                            self.shared.fail(error);
+                        if self.apply(group).is_err() {
                             return;
                         }
                     }
@@ -87,7 +86,10 @@ impl Lane {
                 if let Some(log) = &last {
                     self.flush(log, &mut appends, behind)?;
                 }
-                self.apply_one(&log, op, done, position)?;
+                self.apply_one(&log, op, position)?;
+                if let Some(done) = done {
+                    done.tell(Ok(()));
+                }
             }
             behind = position;
             last = Some(log);
@@ -105,18 +107,35 @@ impl Lane {
         applied: WalPosition,
     ) -> Result<(), LogError> {
         if !appends.is_empty() {
-            let end = log.apply_appends(appends, applied)?;
+            let end = self.noted(log.apply_appends(appends, applied))?;
             appends.clear();
             self.oldest.push_back((log.clone(), end));
         }
         Ok(())
     }
 
+    /// Notes a failure at once: whoever waits for a change that is dropped now is told the reason.
+    fn noted<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
+        if let Err(error) = &result {
+            self.shared.fail(error.clone());
+        }
+        result
+    }
+
     fn apply_one(
         &mut self,
         log: &Arc<PartitionLog>,
         op: Op,
-        done: Option<Done>,
+        position: WalPosition,
+    ) -> Result<(), LogError> {
+        let applied = self.carry_out(log, op, position);
+        self.noted(applied)
+    }
+
+    fn carry_out(
+        &mut self,
+        log: &Arc<PartitionLog>,
+        op: Op,
         position: WalPosition,
     ) -> Result<(), LogError> {
         match op {
@@ -143,9 +162,6 @@ impl Lane {
                 self.shared.catalog.lock().remove(&log.id());
                 log.apply_set_aside(&self.shared.dirs.root.join(kept))?;
             }
-        }
-        if let Some(done) = done {
-            done.tell(Ok(()));
         }
         Ok(())
     }

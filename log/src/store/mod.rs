@@ -236,6 +236,8 @@ impl LogStore {
 
     pub fn stats(&self) -> StoreStats {
         let counters = &self.shared.counters;
+        let applied = self.shared.applied.load(Ordering::Acquire);
+        let journal_end = self.shared.journal_end.load(Ordering::Acquire);
         StoreStats {
             syncs: counters.syncs.load(Ordering::Relaxed),
             appends: counters.appends.load(Ordering::Relaxed),
@@ -244,6 +246,7 @@ impl LogStore {
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             cached_bytes: self.shared.cached_bytes.load(Ordering::Relaxed),
             queued_bytes: self.shared.journal.bytes() as u64,
+            backlog_bytes: journal_end.saturating_sub(applied),
             open_files: self.shared.handles.open_files() as u64,
             awaits_room: self.shared.room.is_awaited(),
             compactions: counters.compactions.load(Ordering::Relaxed),

@@ -66,6 +66,12 @@ impl FrameHeader {
     /// The frame of log `wal_id` at `position` that starts at `at` in `bytes`, if it is whole and
     /// its checksum is right.
     pub fn decode(bytes: &[u8], at: usize, wal_id: u64, position: u64) -> Option<FrameHeader> {
+        FrameHeader::decode_any(bytes, at)
+            .filter(|header| header.wal_id == wal_id && header.position == position)
+    }
+
+    /// The frame of any log at any position that starts at `at` in `bytes`.
+    pub fn decode_any(bytes: &[u8], at: usize) -> Option<FrameHeader> {
         let bytes = bytes.get(at..)?;
         if u32::from_be_bytes(field(bytes, 0)?) != MAGIC {
             return None;
@@ -78,9 +84,6 @@ impl FrameHeader {
             position: u64::from_be_bytes(field(bytes, 24)?),
             synced: u64::from_be_bytes(field(bytes, 32)?),
         };
-        if header.wal_id != wal_id || header.position != position {
-            return None;
-        }
         let end = FRAME_HEADER_BYTES.checked_add(header.length as usize)?;
         let covered = bytes.get(8..end)?;
         (crc32c::crc32c(covered) == header.crc).then_some(header)

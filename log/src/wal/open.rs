@@ -4,7 +4,11 @@
 //! Only the last file can have a torn tail, because a file is synced before the next one is begun.
 //! In the last file, bytes that are no frame are the end of the log, unless a valid frame behind
 //! them was written when they were already synced.
+//!
+//! What is read need not be durable: a sync that failed leaves frames in memory that no later sync
+//! takes up. So frames of which no other says that they were synced are written again.
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +19,7 @@ use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
 use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition};
 use crate::disk::{Disk, OpenMode, create_dir_durably};
 use crate::error::{IoContext as _, LogError};
+use crate::planted::{self, Bug};
 
 /// Where reading stands: the end of the frames so far and the CRC of the last of them.
 struct Reader {
@@ -22,6 +27,8 @@ struct Reader {
     end: u64,
     /// `None` before the first frame, whose predecessor may have been trimmed.
     last_crc: Option<u32>,
+    /// Everything before it was synced, as the frames say.
+    surely_synced: u64,
 }
 
 pub(super) fn open(
@@ -37,6 +44,7 @@ pub(super) fn open(
         wal_id: id,
         end: live.first().copied().unwrap_or(0),
         last_crc: None,
+        surely_synced: 0,
     };
     let mut wal_files = Vec::with_capacity(live.len());
     for (index, base) in live.iter().enumerate() {
@@ -121,11 +129,12 @@ impl Reader {
             .or_log("read", &file.path)?;
         bytes.truncate(read);
         let bytes = Bytes::from(bytes);
-        while let Some(header) = self.next_frame(&bytes, file.base) {
+        while let Some(header) = self.next_frame(file, &bytes) {
             let at = (self.end - file.base) as usize + FRAME_HEADER_BYTES;
             let length = header.length as usize;
             let position = WalPosition(self.end);
             self.last_crc = Some(header.crc);
+            self.surely_synced = self.surely_synced.max(header.synced);
             self.end += frame_bytes(length);
             visit(WalFrame {
                 position,
@@ -140,12 +149,31 @@ impl Reader {
                 format!("no valid frame, though the log goes on at position {next}"),
             )),
             Some(_) => Ok(()),
-            None => self.check_tail(file, &bytes, at),
+            None => {
+                self.check_tail(file, &bytes, at)?;
+                self.write_again(file, &bytes)
+            }
         }
     }
 
-    fn next_frame(&self, bytes: &[u8], base: u64) -> Option<FrameHeader> {
-        let at = (self.end - base) as usize;
+    /// Makes durable what may only be readable, in the last file; those before it are synced.
+    fn write_again(&self, file: &WalFile, bytes: &[u8]) -> Result<(), LogError> {
+        let from = self.surely_synced.max(file.base);
+        if from < self.end {
+            let unsure = &bytes[(from - file.base) as usize..(self.end - file.base) as usize];
+            file.file
+                .write_at(&[IoSlice::new(unsure)], from - file.base)
+                .or_log("write", &file.path)?;
+            file.file.sync_data().or_log("sync", &file.path)?;
+        }
+        Ok(())
+    }
+
+    fn next_frame(&self, file: &WalFile, bytes: &[u8]) -> Option<FrameHeader> {
+        let at = (self.end - file.base) as usize;
+        if planted::in_file(&*file.file, Bug::RecycledFrameAccepted) {
+            return FrameHeader::decode_any(bytes, at);
+        }
         FrameHeader::decode(bytes, at, self.wal_id, self.end)
             .filter(|header| self.last_crc.is_none_or(|last| last == header.previous))
     }

@@ -1,7 +1,7 @@
 use std::io::IoSlice;
 
 use super::*;
-use crate::disk::{OpenMode, SimDisk};
+use crate::disk::{Call, Fault, OpenMode, SimDisk};
 
 const DIR: &str = "/wal";
 
@@ -296,5 +296,27 @@ fn whatever_was_synced_is_there_after_a_crash_at_any_point() {
                 first = last;
             }
         }
+    }
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_made_durable_by_the_next_start_or_not_there() {
+    for crash_seed in [None, Some(1), Some(2), Some(3)] {
+        let disk = SimDisk::new();
+        let (mut wal, _) = open(&disk).unwrap();
+        append(&mut wal, &[payload(1, 100)]).unwrap();
+        wal.sync().unwrap();
+        append(&mut wal, &[payload(2, 600), payload(3, 100)]).unwrap();
+        disk.inject(match crash_seed {
+            None => Fault::new(Call::Sync),
+            Some(seed) => Fault::new(Call::Sync).keeping_some(seed),
+        });
+        assert!(wal.sync().is_err());
+        // Only the process ends: what was written can still be read, and no sync fails any more.
+        let (_, frames) = open(&disk).unwrap();
+        assert_eq!(frames.len(), 3);
+        disk.crash();
+        let (_, again) = open(&disk).unwrap();
+        assert!(again == frames, "{crash_seed:?}: {} of 3", again.len());
     }
 }

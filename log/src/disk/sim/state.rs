@@ -1,121 +1,40 @@
-//! What a simulated disk holds: for each file and directory what is current, what is durable, and
-//! the changes between them.
+//! What a simulated disk holds, and what its operations do to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path};
 
-use super::SimFile;
+use super::faults::{Call, Fault, Held, Operation, strike};
+use super::file::{Change, FileNode};
+use super::names::{self, NameChange, Names, Node};
+use super::random::Random;
+use super::{Observer, SimDisk, SimFile};
 
 pub(super) const ROOT: u64 = 0;
-/// What a crash tears a write at.
-const SECTOR: usize = 512;
+const CAPACITY: u64 = 1 << 40;
 
-/// SplitMix64: small, and the same on every machine.
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) bytes: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    SetLen(u64),
-}
-
-impl Contents {
-    pub(super) fn apply(&mut self, change: &Change) {
-        match change {
-            Change::SetLen(len) => self.bytes.resize(*len as usize, 0),
-            Change::Write { offset, bytes } => {
-                let start = *offset as usize;
-                let end = start + bytes.len();
-                if self.bytes.len() < end {
-                    self.bytes.resize(end, 0);
-                }
-                self.bytes[start..end].copy_from_slice(bytes);
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct FileNode {
-    pub(super) current: Contents,
-    pub(super) durable: Contents,
-    pub(super) pending: Vec<Change>,
-}
-
-pub(super) type Names = BTreeMap<OsString, u64>;
-
-#[derive(Debug)]
-pub(super) enum Node {
-    File(FileNode),
-    Dir { current: Names, durable: Names },
-}
-
-impl Node {
-    pub(super) fn dir() -> Node {
-        Node::Dir {
-            current: Names::new(),
-            durable: Names::new(),
-        }
-    }
-}
-
-/// A change of names that no directory sync has covered.
-#[derive(Debug, Clone)]
-pub(super) enum NameChange {
-    Link {
-        dir: u64,
-        name: OsString,
-        node: u64,
-    },
-    Unlink {
-        dir: u64,
-        name: OsString,
-    },
-    Move {
-        from: (u64, OsString),
-        to: (u64, OsString),
-    },
-}
-
-impl NameChange {
-    pub(super) fn dirs(&self) -> [u64; 2] {
-        match self {
-            NameChange::Link { dir, .. } | NameChange::Unlink { dir, .. } => [*dir, *dir],
-            NameChange::Move { from, to } => [from.0, to.0],
-        }
-    }
-}
-
-#[derive(Debug)]
 pub(super) struct State {
-    pub(super) nodes: BTreeMap<u64, Node>,
-    pub(super) next_node: u64,
-    pub(super) pending: Vec<NameChange>,
+    nodes: BTreeMap<u64, Node>,
+    next_node: u64,
+    pending: Vec<NameChange>,
+    /// A directory could not be synced: the file system takes no more changes of names until the
+    /// machine starts again, as one that has aborted its journal.
+    aborted: bool,
     /// Files opened in an earlier life of the machine are dead.
     pub(super) life: u64,
     pub(super) operations: u64,
     pub(super) power_lost_at: Option<u64>,
-    pub(super) fail_sync: bool,
-    pub(super) fail_write: bool,
+    pub(super) faults: Vec<Fault>,
+    pub(super) holds: Vec<Held>,
+    pub(super) next_hold: u64,
+    /// `None` for more than anybody fills.
+    pub(super) capacity: Option<u64>,
     pub(super) syncs: u64,
     pub(super) open_files: usize,
+    pub(super) observer: Option<Observer>,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) planted: Option<crate::planted::Bug>,
 }
 
 impl Default for State {
@@ -124,13 +43,19 @@ impl Default for State {
             nodes: BTreeMap::from([(ROOT, Node::dir())]),
             next_node: ROOT + 1,
             pending: Vec::new(),
+            aborted: false,
             life: 0,
             operations: 0,
             power_lost_at: None,
-            fail_sync: false,
-            fail_write: false,
+            faults: Vec::new(),
+            holds: Vec::new(),
+            next_hold: 0,
+            capacity: None,
             syncs: 0,
             open_files: 0,
+            observer: None,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
         }
     }
 }
@@ -139,8 +64,12 @@ pub(super) fn not_found() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-pub(super) fn power_lost() -> io::Error {
+fn power_lost() -> io::Error {
     io::Error::other("the simulated machine is without power")
+}
+
+fn input_output() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
 }
 
 pub(super) fn parts(path: &Path) -> Vec<&OsStr> {
@@ -153,9 +82,33 @@ pub(super) fn parts(path: &Path) -> Vec<&OsStr> {
 }
 
 impl State {
-    /// Counts a change or sync, and refuses it if the power is gone.
-    pub(super) fn count(&mut self) -> io::Result<()> {
+    /// The same disk in another world: nothing is open, nothing fails, nobody looks.
+    pub(super) fn fork(&self) -> State {
+        State {
+            nodes: self.nodes.clone(),
+            next_node: self.next_node,
+            pending: self.pending.clone(),
+            aborted: self.aborted,
+            life: self.life + 1,
+            capacity: self.capacity,
+            #[cfg(feature = "planted-bugs")]
+            planted: self.planted,
+            ..State::default()
+        }
+    }
+
+    /// Counts a change or sync, shows the disk as it is before it, and refuses it if the power is
+    /// gone.
+    fn count(&mut self, call: Call, path: &Path) -> io::Result<()> {
         self.check_power()?;
+        if let Some(observer) = &self.observer {
+            let operation = Operation {
+                number: self.operations,
+                call,
+                path: path.to_owned(),
+            };
+            observer(&operation, SimDisk::of(self.fork()));
+        }
         self.operations += 1;
         Ok(())
     }
@@ -167,12 +120,24 @@ impl State {
         }
     }
 
+    /// Fails if the call is to fail.
+    pub(super) fn check_fault(&mut self, call: Call, path: &Path) -> io::Result<()> {
+        match strike(&mut self.faults, call, path) {
+            Some(fault) => Err(io::Error::from(&fault)),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn names(&mut self, dir: u64) -> io::Result<&mut Names> {
         match self.nodes.get_mut(&dir) {
             Some(Node::Dir { current, .. }) => Ok(current),
             Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
             None => Err(not_found()),
         }
+    }
+
+    pub(super) fn is_dir(&self, node: u64) -> bool {
+        matches!(self.nodes.get(&node), Some(Node::Dir { .. }))
     }
 
     pub(super) fn find(&mut self, path: &Path) -> io::Result<u64> {
@@ -190,26 +155,54 @@ impl State {
         for part in parts {
             dir = *self.names(dir)?.get(part).ok_or_else(not_found)?;
         }
+        self.names(dir)?;
         Ok((dir, name))
     }
 
-    pub(super) fn change_names(&mut self, change: NameChange) -> io::Result<()> {
-        self.count()?;
-        apply_names(&mut self.nodes, &change, false);
+    pub(super) fn change_names(
+        &mut self,
+        call: Call,
+        path: &Path,
+        change: NameChange,
+    ) -> io::Result<()> {
+        self.count(call, path)?;
+        self.check_fault(call, path)?;
+        if self.aborted {
+            return Err(input_output());
+        }
+        names::apply(&mut self.nodes, &change, false);
         self.pending.push(change);
         Ok(())
     }
 
-    pub(super) fn add(&mut self, dir: u64, name: OsString, node: Node) -> io::Result<u64> {
-        let id = self.next_node;
+    pub(super) fn add(
+        &mut self,
+        call: Call,
+        path: &Path,
+        (dir, name): (u64, OsString),
+        added: Node,
+    ) -> io::Result<u64> {
+        let node = self.next_node;
         self.next_node += 1;
-        self.nodes.insert(id, node);
-        self.change_names(NameChange::Link {
-            dir,
-            name,
-            node: id,
-        })?;
-        Ok(id)
+        self.nodes.insert(node, added);
+        self.change_names(call, path, NameChange::Link { dir, name, node })?;
+        Ok(node)
+    }
+
+    /// Removes all that a directory holds, one by one, and then the directory.
+    pub(super) fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        let node = self.find(path)?;
+        for (name, child) in self.names(node)?.clone() {
+            let path = path.join(&name);
+            if self.is_dir(child) {
+                self.remove_dir(&path)?;
+            } else {
+                let change = NameChange::Unlink { dir: node, name };
+                self.change_names(Call::Unlink, &path, change)?;
+            }
+        }
+        let (dir, name) = self.find_parent(path)?;
+        self.change_names(Call::Unlink, path, NameChange::Unlink { dir, name })
     }
 
     pub(super) fn file(&mut self, handle: &SimFile) -> io::Result<&mut FileNode> {
@@ -223,60 +216,74 @@ impl State {
         }
     }
 
-    pub(super) fn change_file(&mut self, handle: &SimFile, change: Change) -> io::Result<()> {
-        self.file(handle)?;
-        self.count()?;
-        if self.fail_write {
-            self.fail_write = false;
+    pub(super) fn change_file(
+        &mut self,
+        handle: &SimFile,
+        call: Call,
+        change: Change,
+    ) -> io::Result<()> {
+        let before = self.file(handle)?.current.len() as u64;
+        self.count(call, &handle.path)?;
+        if let Some(fault) = strike(&mut self.faults, call, &handle.path) {
+            if let Change::Write { offset, bytes } = change {
+                let bytes = bytes.slice(..bytes.len() / 2);
+                self.file_mut(handle.node)
+                    .change(Change::Write { offset, bytes });
+            }
+            return Err(io::Error::from(&fault));
+        }
+        let growth = change.length_after(before).saturating_sub(before);
+        if self.capacity.is_some() && growth > self.free() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         // The power may go with this very operation; its effect is then as uncertain as any.
-        if let Some(Node::File(file)) = self.nodes.get_mut(&handle.node) {
-            file.current.apply(&change);
-            file.pending.push(change);
-        }
+        self.file_mut(handle.node).change(change);
         Ok(())
+    }
+
+    /// A file that was looked for before, under the same lock.
+    fn file_mut(&mut self, node: u64) -> &mut FileNode {
+        match self.nodes.get_mut(&node) {
+            Some(Node::File(file)) => file,
+            _ => unreachable!("node {node} is no file"),
+        }
     }
 
     pub(super) fn sync_file(&mut self, handle: &SimFile) -> io::Result<()> {
         self.file(handle)?;
-        self.count()?;
+        self.count(Call::Sync, &handle.path)?;
         self.syncs += 1;
-        let failed = std::mem::take(&mut self.fail_sync);
-        if let Some(Node::File(file)) = self.nodes.get_mut(&handle.node) {
-            for change in std::mem::take(&mut file.pending) {
-                if !failed {
-                    file.durable.apply(&change);
-                }
+        let struck = strike(&mut self.faults, Call::Sync, &handle.path);
+        let file = self.file_mut(handle.node);
+        match struck {
+            None => {
+                file.sync();
+                Ok(())
+            }
+            Some(fault) => {
+                file.fail_sync(fault.survival.map(Random).as_mut());
+                Err(io::Error::from(&fault))
             }
         }
-        if failed {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        Ok(())
     }
 
     pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let dir = self.find(path)?;
         self.names(dir)?;
-        self.count()?;
+        self.count(Call::SyncDir, path)?;
         self.syncs += 1;
-        if std::mem::take(&mut self.fail_sync) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+        if let Err(error) = self.check_fault(Call::SyncDir, path) {
+            self.aborted = true;
+            return Err(error);
         }
-        let mut touched = BTreeSet::from([dir]);
-        let mut covered = vec![false; self.pending.len()];
-        for (index, change) in self.pending.iter().enumerate().rev() {
-            let dirs = change.dirs();
-            if dirs.iter().any(|dir| touched.contains(dir)) {
-                covered[index] = true;
-                touched.extend(dirs);
-            }
+        if self.aborted {
+            return Err(input_output());
         }
+        let covered = names::covered_by_sync(&self.pending, dir);
         let pending = std::mem::take(&mut self.pending);
         for (change, covered) in pending.into_iter().zip(covered) {
             if covered {
-                apply_names(&mut self.nodes, &change, true);
+                names::apply(&mut self.nodes, &change, true);
             } else {
                 self.pending.push(change);
             }
@@ -284,37 +291,61 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn crash(&mut self, mut random: Option<Random>) {
+    pub(super) fn crash(&mut self, mut survival: Option<Random>) {
         let pending = std::mem::take(&mut self.pending);
-        let kept = match &mut random {
-            Some(random) => random.below(pending.len() + 1),
-            None => 0,
-        };
-        for change in &pending[..kept] {
-            apply_names(&mut self.nodes, change, true);
+        if let Some(random) = &mut survival {
+            let kept = names::survivors(&pending, random);
+            for (change, _) in pending.iter().zip(kept).filter(|(_, kept)| *kept) {
+                names::apply(&mut self.nodes, change, true);
+            }
         }
         for node in self.nodes.values_mut() {
             match node {
                 Node::Dir { current, durable } => *current = durable.clone(),
-                Node::File(file) => {
-                    for change in std::mem::take(&mut file.pending) {
-                        if let Some(random) = &mut random {
-                            keep_some(&mut file.durable, change, random);
-                        }
-                    }
-                    file.current.bytes = file.durable.bytes.clone();
-                }
+                Node::File(file) => file.crash(survival.as_mut()),
             }
         }
-        self.forget_unreachable();
+        let reached = self.reachable();
+        self.nodes.retain(|id, _| reached.contains(id));
         self.life += 1;
         self.open_files = 0;
         self.power_lost_at = None;
-        self.fail_sync = false;
-        self.fail_write = false;
+        self.aborted = false;
+        self.faults.clear();
     }
 
-    pub(super) fn forget_unreachable(&mut self) {
+    pub(super) fn evict_caches(&mut self) {
+        for node in self.nodes.values_mut() {
+            if let Node::File(file) = node {
+                file.evict();
+            }
+        }
+    }
+
+    pub(super) fn flip_bit(&mut self, path: &Path, bit: u64) -> io::Result<()> {
+        let node = self.find(path)?;
+        match self.nodes.get_mut(&node) {
+            Some(Node::File(file)) => file.flip_bit(bit),
+            _ => return Err(io::ErrorKind::IsADirectory.into()),
+        }
+        Ok(())
+    }
+
+    /// Bytes that files may still grow by.
+    pub(super) fn free(&self) -> u64 {
+        let reached = self.reachable();
+        let used: usize = reached
+            .iter()
+            .filter_map(|id| match self.nodes.get(id) {
+                Some(Node::File(file)) => Some(file.current.len()),
+                _ => None,
+            })
+            .sum();
+        let capacity = self.capacity.unwrap_or(CAPACITY);
+        capacity.saturating_sub(used as u64)
+    }
+
+    fn reachable(&self) -> BTreeSet<u64> {
         let mut reached = BTreeSet::from([ROOT]);
         let mut next = vec![ROOT];
         while let Some(id) = next.pop() {
@@ -322,49 +353,6 @@ impl State {
                 next.extend(current.values().filter(|child| reached.insert(**child)));
             }
         }
-        self.nodes.retain(|id, _| reached.contains(id));
-    }
-}
-
-fn apply_names(nodes: &mut BTreeMap<u64, Node>, change: &NameChange, to_durable: bool) {
-    let mut with = |dir: &u64, act: &mut dyn FnMut(&mut Names)| {
-        if let Some(Node::Dir { current, durable }) = nodes.get_mut(dir) {
-            act(if to_durable { durable } else { current });
-        }
-    };
-    match change {
-        NameChange::Link { dir, name, node } => with(dir, &mut |names| {
-            names.insert(name.clone(), *node);
-        }),
-        NameChange::Unlink { dir, name } => with(dir, &mut |names| {
-            names.remove(name);
-        }),
-        NameChange::Move { from, to } => {
-            let mut moved = None;
-            with(&from.0, &mut |names| moved = names.remove(&from.1));
-            if let Some(node) = moved {
-                with(&to.0, &mut |names| {
-                    names.insert(to.1.clone(), node);
-                });
-            }
-        }
-    }
-}
-
-/// What a write that no sync covered may leave behind: nothing, all of it, or a few sectors.
-fn keep_some(durable: &mut Contents, change: Change, random: &mut Random) {
-    match (random.below(3), change) {
-        (0, _) => {}
-        (1, change) | (_, change @ Change::SetLen(_)) => durable.apply(&change),
-        (_, Change::Write { offset, bytes }) => {
-            for (index, sector) in bytes.chunks(SECTOR).enumerate() {
-                if random.below(2) == 0 {
-                    durable.apply(&Change::Write {
-                        offset: offset + (index * SECTOR) as u64,
-                        bytes: sector.to_vec(),
-                    });
-                }
-            }
-        }
+        reached
     }
 }

@@ -2,8 +2,8 @@
 
 mod basics;
 mod compaction;
-mod crash;
 mod damage;
+mod failures;
 mod reads;
 mod threads;
 

@@ -1,6 +1,7 @@
 //! Group commit, many threads at once, and storage that fails.
 
 use super::*;
+use crate::disk::{Call, Fault};
 
 #[test]
 fn many_logs_share_a_sync() {
@@ -191,4 +192,20 @@ fn a_store_works_on_real_files() {
     let findings = crate::dump::verify_dir(&crate::RealDisk, &dir.path().join("log")).unwrap();
     assert_eq!(findings, []);
     assert_eq!(read_all(&open().get(id(1)).unwrap()).unwrap(), expected);
+}
+
+#[test]
+fn a_deletion_that_storage_fails_says_so() {
+    // The journal's failure, then the lane's.
+    for (call, path) in [(Call::Sync, "journal"), (Call::Rename, "partitions")] {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        let log = store.get_or_create(id(1), settings()).unwrap();
+        log.append(1, batch(0, 1, 10)).unwrap();
+        wait_until_on_disk(&log);
+        disk.inject(Fault::new(call).of(path));
+        let failed = store.delete(id(1)).unwrap_err();
+        assert!(matches!(failed, LogError::Failed { .. }), "{failed}");
+        store.told.wait_for_failure();
+    }
 }
