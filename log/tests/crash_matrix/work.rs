@@ -147,7 +147,7 @@ impl Worker {
     /// Waits until the segments hold everything.
     fn settle(&mut self, store: &Store) -> Result<(), LogError> {
         self.mark(store)?;
-        store.wait_until(|| store.stats().backlog_bytes == 0)
+        store.wait_until("the segments", || store.stats().backlog_bytes == 0)
     }
 
     /// Appends to a log that nobody checks, and waits until that and all before it is durable.
@@ -188,7 +188,7 @@ impl Worker {
             .get(id(MARKS))
             .is_some_and(|log| log.log_end() == Offset(0))
         {
-            store.wait_until(|| hold.is_reached())?;
+            store.wait_until("the held journal", || hold.is_reached())?;
         }
         hold.release();
         self.settle(store)?;
@@ -214,14 +214,14 @@ impl Worker {
         self.ticket += 1;
         let head = store.get_or_create(id(HEADS), settings())?;
         head.restart_at(Offset(self.ticket as i64))?;
-        store.wait_until(|| hold.is_reached())?;
+        store.wait_until("the held journal", || hold.is_reached())?;
         self.hurry(store, steps)?;
         let ticket = self.append_mark(store)?;
         hold.release();
         if !store.world.wait_for(id(MARKS), ticket) {
             return Err(LogError::Closed);
         }
-        store.wait_until(|| store.stats().backlog_bytes == 0)
+        store.wait_until("the segments", || store.stats().backlog_bytes == 0)
     }
 
     fn alone(&mut self, store: &Store, disk: &SimDisk, step: &Step) -> Result<(), LogError> {
@@ -235,11 +235,13 @@ impl Worker {
                 self.settle(store)?;
                 hold.release();
                 let discarded = Path::new(DIR).join("discarded");
-                store.wait_until(|| disk.list(&discarded).is_ok_and(|names| names.is_empty()))
+                store.wait_until("the discarded files", || {
+                    disk.list(&discarded).is_ok_and(|names| names.is_empty())
+                })
             }
             step => {
                 self.step(store, step)?;
-                store.wait_until(|| store.stats().backlog_bytes == 0)
+                store.wait_until("the segments", || store.stats().backlog_bytes == 0)
             }
         }
     }

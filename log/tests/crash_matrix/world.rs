@@ -18,7 +18,7 @@ use super::model::{Bounds, History, Model, id};
 pub const DIR: &str = "/node/log";
 /// How many logs a store has at most.
 pub const LOGS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Small files, so that every boundary is crossed often; checkpoints only when asked for.
 pub fn config() -> StoreConfig {
@@ -239,17 +239,21 @@ impl Store {
     pub fn checkpoint(&self) -> Result<(), LogError> {
         let before = self.stats().checkpoints;
         self.request_checkpoint();
-        self.wait_until(|| self.stats().checkpoints > before)
+        self.wait_until("a checkpoint", || self.stats().checkpoints > before)
     }
 
     /// Waits until it holds, or storage has failed.
-    pub fn wait_until(&self, holds: impl Fn() -> bool) -> Result<(), LogError> {
+    pub fn wait_until(&self, what: &str, holds: impl Fn() -> bool) -> Result<(), LogError> {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
             if !self.world.known().failures.is_empty() {
                 return Err(LogError::Closed);
             }
-            assert!(Instant::now() < deadline, "waited in vain");
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for {what}: {:?}",
+                self.stats()
+            );
             std::thread::yield_now();
         }
         Ok(())
