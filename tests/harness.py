@@ -89,10 +89,11 @@ class Cluster:
         return process
 
     def stop(self):
+        """Stops everything cleanly. `ottla dev` stops the nodes that were restarted too; a second
+        signal would cut their way down short."""
         for process in [self.dev, *self.restarted]:
-            if process.poll() is None:
+            if process is self.dev and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        for process in [self.dev, *self.restarted]:
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
