@@ -8,6 +8,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Each crate with the crates of the workspace that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ottla-model", &[]),
+    ("base2histogram", &[]),
     ("ottla-metadata", &["ottla-model"]),
     ("ottla-log", &["ottla-model"]),
     ("ottla-proto", &["ottla-model"]),

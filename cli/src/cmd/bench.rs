@@ -31,7 +31,7 @@ pub enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub struct ProduceArgs {
-    /// How long to write; 10 s unless --records is given
+    /// How long to write; 10 s unless --records is given; a bare number means seconds
     #[arg(long, value_parser = duration::parse)]
     duration: Option<Duration>,
     /// How many records or bytes are due in a second, as 5000 or 30MB; by default as many as go
@@ -40,7 +40,7 @@ pub struct ProduceArgs {
     /// How many records to write
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     records: Option<u64>,
-    /// How long to run before anything counts
+    /// How long to run before anything counts; a bare number means seconds
     #[arg(long, default_value = "0s", value_parser = duration::parse)]
     warmup: Duration,
     #[command(flatten)]
@@ -74,13 +74,13 @@ pub struct ConsumeArgs {
 
 #[derive(Debug, Args)]
 pub struct LatencyArgs {
-    /// How long to write, the warm-up included
+    /// How long to write, the warm-up included; a bare number means seconds
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// How many records or bytes are due in a second, as 5000 or 30MB
     #[arg(long, default_value = "1000")]
     rate: Rate,
-    /// How long to run before anything counts
+    /// How long to run before anything counts; a bare number means seconds
     #[arg(long, default_value = "1s", value_parser = duration::parse)]
     warmup: Duration,
     /// How many consumers share the partitions; with 0 only acknowledgements are measured
@@ -106,7 +106,7 @@ struct LoadArgs {
     /// How large a batch becomes before it is sent without waiting
     #[arg(long, value_name = "BYTES")]
     batch_bytes: Option<Amount>,
-    /// How long a batch waits for more records
+    /// How long a batch waits for more records; a bare number means seconds
     #[arg(long, default_value = "5ms", value_parser = duration::parse)]
     linger: Duration,
     /// When a record counts as written: on all in-sync replicas' disks, on the leader's, or at once

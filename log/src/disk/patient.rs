@@ -56,7 +56,7 @@ impl Room {
             if !waited {
                 waited = true;
                 state.waiting += 1;
-                tracing::error!(path = %path.display(), "no space is left on the file system; waiting for room");
+                tracing::warn!(path = %path.display(), "no space is left on the file system; waiting for room");
             }
             self.closed.wait_for(&mut state, PAUSE);
         };

@@ -252,20 +252,14 @@ impl Node {
         kib.expect("its resident size") * 1024
     }
 
-    /// Waits until the process ends by itself, and gives its status and what it said.
-    pub async fn ended(&mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("its state") {
-                return (status, self.log());
-            }
-            assert!(Instant::now() < deadline, "it goes on: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("node.log")).unwrap_or_default()
+    }
+
+    /// The process lives.
+    pub fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().expect("its state");
+        assert!(ended.is_none(), "the node ended: {ended:?}\n{}", self.log());
     }
 
     /// The process lives, nothing in it panicked, and it has not begun to give up.
