@@ -85,6 +85,9 @@ def story(cluster, directory):
     cluster.run("topic", "create", "other", "--partitions", "3")
     acknowledged = fill(cluster)
     check(cluster, acknowledged)
+    health = subprocess.run(cluster.command("cluster", "health"), capture_output=True, text=True)
+    if health.returncode != 3 or "out of room" not in health.stdout:
+        fail(f"health of a cluster with full disks: {health.returncode} {health.stdout}")
     # The controllers live on the same disk, and decide.
     cluster.run("topic", "create", "meanwhile")
     print(f"full after {acknowledged} records: refused, read, and topics are created", flush=True)

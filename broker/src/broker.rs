@@ -61,10 +61,19 @@ impl BrokerCell {
 
     /// The broker, or the refusal of a node that is still starting.
     pub fn get(&self) -> Result<&Arc<Broker>, Status> {
-        self.0.get().ok_or_else(|| {
+        let starting = |message| to_status(&ApiError::new(ErrorCode::NodeStarting, message));
+        let Some(broker) = self.0.get() else {
             let message = "the node is starting: it recovers its logs; try again in a moment";
-            to_status(&ApiError::new(ErrorCode::NodeStarting, message))
-        })
+            return Err(starting(message));
+        };
+        // Without a copy of the metadata, nothing can be said of any topic, least of all that it
+        // does not exist.
+        if broker.image.current().cluster_id.is_none() {
+            let message = "this broker knows nothing of its cluster yet, because no controller has \
+                           answered it; check that a majority of the controllers is running";
+            return Err(starting(message));
+        }
+        Ok(broker)
     }
 }
 

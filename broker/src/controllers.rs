@@ -47,7 +47,7 @@ impl Controllers {
 
     /// All controllers, the one thought active first.
     pub fn in_order(&self) -> Vec<NodeId> {
-        let active = self.image.active_controller();
+        let active = self.image.likely_controller();
         let mut ids: Vec<_> = self.endpoints.keys().copied().collect();
         ids.sort_by_key(|id| Some(*id) != active);
         ids

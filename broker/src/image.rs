@@ -33,6 +33,7 @@ pub struct ImageStore {
     changes: broadcast::Sender<ImageChange>,
     applied: watch::Sender<MetadataOffset>,
     active_controller: watch::Sender<Option<NodeId>>,
+    likely_controller: Mutex<Option<NodeId>>,
     dir: PathBuf,
     /// Whose directory it is; learns the cluster id from the first image.
     identity: Mutex<BrokerIdentity>,
@@ -56,6 +57,7 @@ impl ImageStore {
             changes: broadcast::channel(CHANGES_KEPT).0,
             applied: watch::channel(offset).0,
             active_controller: watch::channel(None).0,
+            likely_controller: Mutex::new(None),
             dir: dir.to_path_buf(),
             identity: Mutex::new(identity),
         }
@@ -91,8 +93,19 @@ impl ImageStore {
         let _ = applied.wait_for(|at| *at >= offset).await;
     }
 
+    /// The controller that this broker is registered with now: it decides, or the broker would not
+    /// be. `None` while there is none.
     pub fn active_controller(&self) -> Option<NodeId> {
         *self.active_controller.borrow()
+    }
+
+    /// The controller that was last said to be active, by whomever: the one to ask first.
+    pub fn likely_controller(&self) -> Option<NodeId> {
+        *self.likely_controller.lock()
+    }
+
+    pub fn set_likely_controller(&self, controller: Option<NodeId>) {
+        *self.likely_controller.lock() = controller;
     }
 
     pub fn watch_active_controller(&self) -> watch::Receiver<Option<NodeId>> {

@@ -20,7 +20,7 @@ pub enum Responder {
 /// An answer on its way to the stream, with what is held until it leaves.
 pub struct Answer {
     pub response: v1::ProduceResponse,
-    pub permits: Vec<OwnedSemaphorePermit>,
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// Completes the error of a result with what only the broker's shell knows: leader hints.
@@ -36,8 +36,10 @@ struct State {
     response: v1::ProduceResponse,
     missing: usize,
     responder: Option<Responder>,
-    /// Held until the request is answered: the bytes in flight and the place on the stream.
-    permits: Vec<OwnedSemaphorePermit>,
+    /// Held until the request is answered: its bytes in flight.
+    bytes: Option<OwnedSemaphorePermit>,
+    /// Held until the answer leaves: its place on the stream.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl PendingProduce {
@@ -45,7 +47,8 @@ impl PendingProduce {
         request_id: u64,
         partitions: Vec<v1::TopicPartition>,
         responder: Responder,
-        permits: Vec<OwnedSemaphorePermit>,
+        bytes: OwnedSemaphorePermit,
+        place: Option<OwnedSemaphorePermit>,
         explain: Explain,
     ) -> PendingProduce {
         let missing = partitions.len();
@@ -65,7 +68,8 @@ impl PendingProduce {
             response,
             missing,
             responder: Some(responder),
-            permits,
+            bytes: Some(bytes),
+            place,
         };
         PendingProduce {
             state: Mutex::new(state),
@@ -111,15 +115,57 @@ impl PendingProduce {
         }
         let response = std::mem::take(&mut state.response);
         let responder = state.responder.take();
-        let permits = std::mem::take(&mut state.permits);
+        let place = state.place.take();
+        // The records are taken or refused; that a client does not read its answer is no reason to
+        // keep others waiting.
+        let bytes = state.bytes.take();
         drop(state);
+        drop(bytes);
         // A client that has gone needs no answer.
         match responder {
             Some(Responder::Stream(stream)) => {
-                drop(stream.try_send(Answer { response, permits }));
+                drop(stream.try_send(Answer { response, place }));
             }
             Some(Responder::Once(caller)) => drop(caller.send(response)),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_model::Offset;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_given_back_with_the_answer_and_the_place_only_when_it_leaves() {
+        let (bytes, places) = (Arc::new(Semaphore::new(9)), Arc::new(Semaphore::new(1)));
+        let (sender, mut answers) = mpsc::channel(1);
+        let pending = PendingProduce::new(
+            7,
+            vec![v1::TopicPartition::default()],
+            Responder::Stream(sender),
+            Arc::clone(&bytes).try_acquire_many_owned(9).unwrap(),
+            Some(Arc::clone(&places).try_acquire_owned().unwrap()),
+            Arc::new(|_, _| {}),
+        );
+        let ack = ProduceAck {
+            base_offset: Offset(3),
+            log_start: Offset(0),
+            log_append_time: None,
+            duplicate: false,
+        };
+        assert_eq!(bytes.available_permits(), 0);
+        pending.complete(0, Ok(ack));
+        assert_eq!(
+            (bytes.available_permits(), places.available_permits()),
+            (9, 0)
+        );
+        let answer = answers.try_recv().unwrap();
+        assert_eq!(answer.response.request_id, 7);
+        drop(answer);
+        assert_eq!(places.available_permits(), 1);
     }
 }

@@ -113,16 +113,14 @@ impl Registration {
                 let ended = self.serve(id, &controllers, &image).await;
                 self.standing
                     .send_modify(|standing| standing.connected = false);
+                image.set_active_controller(None);
                 match ended {
                     Ended::NotActive(Some(active)) if active != id => {
-                        image.set_active_controller(Some(active));
+                        image.set_likely_controller(Some(active));
                         break;
                     }
                     Ended::NotActive(_) => {}
                     Ended::Broken(status) => {
-                        if image.active_controller() == Some(id) {
-                            image.set_active_controller(None);
-                        }
                         tracing::debug!(controller = %id, error = %status.message(), "the control stream ended");
                     }
                     Ended::Refused(error) => {
@@ -166,6 +164,7 @@ impl Registration {
             _ => return Ended::Broken(Status::internal("an answer out of turn")),
         };
         tracing::info!(controller = %id, broker_epoch = registered.broker_epoch, "registered");
+        image.set_likely_controller(Some(id));
         image.set_active_controller(Some(id));
         self.standing.send_modify(|standing| {
             standing.epoch = Some(BrokerEpoch(registered.broker_epoch));

@@ -72,14 +72,10 @@ impl Watcher {
             .await
             .map_err(|_| Status::deadline_exceeded("no answer"))??
             .into_inner();
-        self.follow(id, stream).await
+        self.follow(stream).await
     }
 
-    async fn follow(
-        &self,
-        id: NodeId,
-        mut stream: Streaming<v1::WatchMetadataResponse>,
-    ) -> Result<(), Status> {
+    async fn follow(&self, mut stream: Streaming<v1::WatchMetadataResponse>) -> Result<(), Status> {
         let mut snapshot: Vec<Bytes> = Vec::new();
         loop {
             let message = timeout(SILENCE_MAX, stream.message())
@@ -90,9 +86,7 @@ impl Watcher {
             };
             let active = message.active_controller_id.map(NodeId);
             if active.is_some() {
-                self.image.set_active_controller(active);
-            } else if self.image.active_controller() == Some(id) {
-                self.image.set_active_controller(None);
+                self.image.set_likely_controller(active);
             }
             match message.message {
                 Some(Event::Records(records)) => self.take_records(records).await?,
@@ -130,6 +124,11 @@ impl Watcher {
         let mut delta = MetadataDelta::new(image);
         for bytes in records.records.iter().skip(known) {
             let malformed = |error: &dyn std::fmt::Display| {
+                tracing::error!(
+                    %error,
+                    "the controllers' records do not follow from what this broker knows; were they \
+                     restored from an older copy? This broker keeps what it has"
+                );
                 Status::internal(format!("a metadata record cannot be replayed: {error}"))
             };
             let record = MetadataRecord::decode(bytes).map_err(|error| malformed(&error))?;

@@ -15,6 +15,8 @@ const NAMED_MAX: usize = 5;
 pub struct Observed {
     /// Registered, unfenced brokers that did not answer when asked.
     pub unreachable_brokers: BTreeSet<i32>,
+    /// Brokers that refuse producers for want of room on their disks.
+    pub full_brokers: BTreeSet<i32>,
     /// Configured controllers that the active controller does not hear.
     pub silent_controllers: BTreeSet<i32>,
     /// The fewest brokers and controllers that there shall be, if known.
@@ -40,6 +42,7 @@ pub enum FindingKind {
     NoActiveController,
     MissingControllers,
     UnreachableBrokers,
+    FullBrokers,
     FencedBrokers,
     MissingBrokers,
     /// Nobody may lead any more: what the partition held is gone.
@@ -170,6 +173,13 @@ fn node_findings(view: &ClusterView, observed: &Observed, findings: &mut Vec<Fin
         &fenced,
         "broker",
         "fenced: gone, or not yet caught up",
+    );
+    node_finding(
+        findings,
+        FindingKind::FullBrokers,
+        &observed.full_brokers,
+        "broker",
+        "out of room: less than log.disk_reserve_bytes is free, so writes are refused",
     );
     let unreachable: BTreeSet<i32> = observed
         .unreachable_brokers
@@ -459,6 +469,7 @@ mod tests {
         view.brokers[1].fenced = true;
         let observed = Observed {
             unreachable_brokers: [2, 3].into(),
+            full_brokers: [1].into(),
             silent_controllers: [3].into(),
             expected_brokers: 4,
             expected_controllers: 3,
@@ -470,6 +481,7 @@ mod tests {
                 FindingKind::NoActiveController,
                 FindingKind::MissingControllers,
                 FindingKind::FencedBrokers,
+                FindingKind::FullBrokers,
                 FindingKind::UnreachableBrokers,
                 FindingKind::MissingBrokers,
             ]

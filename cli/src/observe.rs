@@ -15,7 +15,7 @@ use crate::health::{self, Observed, Verdict};
 pub const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a controller may be silent before it counts as missing. Many heartbeats long, so that
 /// an ordinary pause is no news.
-const CONTROLLER_SILENCE_MS: i64 = 3_000;
+const CONTROLLER_SILENCE_MS: i64 = 1_000;
 
 /// How many nodes there shall be, where the caller knows it. Zero means unknown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,10 +34,14 @@ pub struct Look {
 /// Asks for the cluster, every broker and the quorum, and judges.
 pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientError> {
     let view = client.admin().describe_cluster().await?;
-    let (unreachable_brokers, silent_controllers) =
-        tokio::join!(unreachable(client, &view), silent(client));
+    let (brokers, silent_controllers) = tokio::join!(ask_brokers(client, &view), silent(client));
+    let that_are = |state| {
+        let which = brokers.iter().filter(|(_, found)| *found == state);
+        which.map(|(broker, _)| *broker).collect()
+    };
     let observed = Observed {
-        unreachable_brokers,
+        unreachable_brokers: that_are(BrokerState::Unreachable),
+        full_brokers: that_are(BrokerState::Full),
         silent_controllers,
         expected_brokers: expected.brokers,
         expected_controllers: expected.controllers,
@@ -46,8 +50,16 @@ pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientErr
     Ok(Look { view, verdict })
 }
 
-/// Unfenced brokers that do not answer at the address that clients are given.
-async fn unreachable(client: &Client, view: &ClusterView) -> BTreeSet<i32> {
+/// What a broker says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BrokerState {
+    Well,
+    Full,
+    Unreachable,
+}
+
+/// Asks every unfenced broker at the address that clients are given.
+async fn ask_brokers(client: &Client, view: &ClusterView) -> Vec<(i32, BrokerState)> {
     let asked = view
         .brokers
         .iter()
@@ -60,10 +72,14 @@ async fn unreachable(client: &Client, view: &ClusterView) -> BTreeSet<i32> {
                 None => BrokerTarget::Node(NodeId(broker.node_id)),
             };
             let admin = client.admin();
-            let answer = timeout(BROKER_PATIENCE, admin.describe_broker(target)).await;
-            (!matches!(answer, Ok(Ok(_)))).then_some(broker.node_id)
+            let state = match timeout(BROKER_PATIENCE, admin.describe_broker(target)).await {
+                Ok(Ok(described)) if described.disk_full => BrokerState::Full,
+                Ok(Ok(_)) => BrokerState::Well,
+                _ => BrokerState::Unreachable,
+            };
+            (broker.node_id, state)
         });
-    join_all(asked).await.into_iter().flatten().collect()
+    join_all(asked).await
 }
 
 /// Voters that the active controller does not hear. Without an active controller nobody knows.
@@ -81,9 +97,10 @@ fn silent_voters(quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
     };
     let followers = quorum.voters.iter().filter(|voter| voter.node_id != leader);
     let silent = followers.filter(|voter| {
+        // A leader hears every follower that runs within a heartbeat of its election.
         voter
             .last_contact_ms
-            .is_some_and(|silence| silence > CONTROLLER_SILENCE_MS)
+            .is_none_or(|silence| silence > CONTROLLER_SILENCE_MS)
     });
     silent.map(|voter| voter.node_id).collect()
 }
@@ -102,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_followers_that_are_known_to_be_silent_count() {
+    fn followers_that_are_silent_or_were_never_heard_count() {
         let voter = |node_id, last_contact_ms| QuorumReplica {
             node_id,
             last_contact_ms,
@@ -118,7 +135,7 @@ mod tests {
             ],
             ..DescribeQuorumResponse::default()
         };
-        assert_eq!(silent_voters(&quorum), [3].into());
+        assert_eq!(silent_voters(&quorum), [3, 4].into());
         quorum.leader_id = None;
         assert_eq!(silent_voters(&quorum), BTreeSet::new());
     }

@@ -270,5 +270,6 @@ fn describe_broker(broker: &Broker) -> v1::DescribeBrokerResponse {
         data_dir: broker.config.data_dir.display().to_string(),
         replicas,
         pid: u64::from(std::process::id()),
+        disk_full: broker.space.is_short(),
     }
 }

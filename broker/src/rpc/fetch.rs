@@ -10,7 +10,9 @@ use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
 use ottla_model::batch::joined;
 use ottla_model::error::ApiError;
-use ottla_model::limits::{FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX};
+use ottla_model::limits::{
+    BATCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX,
+};
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
@@ -62,9 +64,10 @@ impl FetchBudget {
         }
     }
 
-    /// Reserves the most that one response may hold.
-    async fn reserve(&self) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
-        let most = u32::try_from(FETCH_BYTES_MAX).unwrap_or(u32::MAX);
+    /// Reserves what one response may hold: what was asked for, or a batch of ordinary size.
+    async fn reserve(&self, max_bytes: usize) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
+        let most = max_bytes.clamp(BATCH_BYTES_DEFAULT, FETCH_BYTES_MAX);
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
         let mut reserved = Vec::with_capacity(3);
         let own = self.stream.iter().chain(&self.connection);
         for budget in own.chain([&self.broker]) {
@@ -151,7 +154,10 @@ pub async fn fetch(
         for target in &targets {
             target.replica.wait_for_change(&changed);
         }
-        let mut reserved = budget.reserve().await.map_err(|error| to_status(&error))?;
+        let mut reserved = budget
+            .reserve(max_bytes)
+            .await
+            .map_err(|error| to_status(&error))?;
         let mut room = max_bytes;
         let mut read_bytes = 0;
         for target in &targets {

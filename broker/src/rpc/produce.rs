@@ -22,6 +22,8 @@ use crate::produce::{Answer, Explain, PendingProduce, Responder};
 use crate::replica::{ProduceInput, Replica};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a request waits for others to be written before it is refused.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// Serves one produce stream. A malformed request ends it with a status, after the answers of the
@@ -45,7 +47,7 @@ pub fn serve(
         // Ends once the reader and every request under way have let go of the channel.
         while let Some(answer) = receiver.recv().await {
             yield Ok(answer.response);
-            drop(answer.permits);
+            drop(answer.place);
         }
         if let Ok(Err(status)) = reading.await {
             yield Err(status);
@@ -75,14 +77,20 @@ async fn begin(
 ) -> Result<(), ApiError> {
     let (acks, timeout) = check(&request)?;
     let bytes: usize = request.partitions.iter().map(|part| part.batch.len()).sum();
-    let mut permits = Vec::with_capacity(2);
     let closed = |_| ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down");
-    if let Some(places) = places {
-        permits.push(Arc::clone(places).acquire_owned().await.map_err(closed)?);
-    }
+    let place = match places {
+        Some(places) => Some(Arc::clone(places).acquire_owned().await.map_err(closed)?),
+        None => None,
+    };
     let share = u32::try_from(bytes.clamp(1, PRODUCE_BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
     let budget = Arc::clone(&broker.produce_bytes);
-    permits.push(budget.acquire_many_owned(share).await.map_err(closed)?);
+    let granted = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(share)).await;
+    let granted = granted.map_err(|_| {
+        let message = "too many records wait to be written; nothing of this request was appended, \
+                       try again in a moment";
+        ApiError::new(ErrorCode::ThrottlingQuotaExceeded, message)
+    })?;
+    let granted = granted.map_err(closed)?;
 
     let names: Vec<_> = request
         .partitions
@@ -93,7 +101,14 @@ async fn begin(
         let broker = Arc::clone(broker);
         Arc::new(move |partition, error| broker.add_leader_hint(partition, error))
     };
-    let pending = PendingProduce::new(request.request_id, names, responder, permits, explain);
+    let pending = PendingProduce::new(
+        request.request_id,
+        names,
+        responder,
+        granted,
+        place,
+        explain,
+    );
     let pending = Arc::new(pending);
     let deadline = broker.clock.now() + timeout;
     let (image, wall) = (broker.image.current(), broker.clock.wall());

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_metadata::{MetadataImage, TopicImage};
-use ottla_model::batch::{BatchBuilder, NewRecord};
+use ottla_model::batch::{BatchBuilder, HEADER_BYTES, NewRecord};
 use ottla_model::compression::Compression;
 use ottla_model::error::ApiError;
-use ottla_model::limits::{BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX};
+use ottla_model::limits::RECORDS_PER_BATCH_MAX;
 use ottla_model::partitioner::partition_for_key;
 use ottla_model::{ErrorCode, NodeId, PartitionIndex, TimestampMs, TopicIdPartition};
 use ottla_proto::status::{from_status, to_status};
@@ -62,11 +62,12 @@ pub async fn publish(
     })
 }
 
-/// Which records go to which partition.
+/// Which records go to which partition, in shares that each fit in a batch. Refuses what can be
+/// refused by looking at it, before anything is appended.
 fn split<'a>(
     image: &MetadataImage,
     request: &'a v1::PublishRequest,
-) -> Result<BTreeMap<PartitionIndex, Share<'a>>, ApiError> {
+) -> Result<Vec<(PartitionIndex, Share<'a>)>, ApiError> {
     let topic = topic(image, &request.topic)?;
     let count = request.records.len();
     if count == 0 || count > RECORDS_PER_BATCH_MAX {
@@ -86,16 +87,64 @@ fn split<'a>(
     }
     // Records without key stay together, as a producer's batch would.
     let keyless = PartitionIndex(rand::random_range(0..partitions.max(1)));
-    let mut shares: BTreeMap<PartitionIndex, Share<'_>> = BTreeMap::new();
+    let limit = topic.config.max_message_bytes.saturating_sub(HEADER_BYTES);
+    let mut shares: BTreeMap<PartitionIndex, Vec<(Share<'_>, usize)>> = BTreeMap::new();
     for (place, record) in request.records.iter().enumerate() {
+        let bytes = bytes_at_most(record);
+        check(place, record, bytes, limit)?;
         let index = match (request.partition, key_of(record)) {
             (Some(index), _) => PartitionIndex(index),
             (None, Some(key)) => partition_for_key(key, partitions),
             (None, None) => keyless,
         };
-        shares.entry(index).or_default().push((place, record));
+        let of_partition = shares.entry(index).or_default();
+        match of_partition.last_mut() {
+            Some((share, size)) if *size + bytes <= limit => {
+                share.push((place, record));
+                *size += bytes;
+            }
+            _ => of_partition.push((vec![(place, record)], bytes)),
+        }
     }
-    Ok(shares)
+    let flat = shares
+        .into_iter()
+        .flat_map(|(index, shares)| shares.into_iter().map(move |(share, _)| (index, share)));
+    Ok(flat.collect())
+}
+
+fn check(
+    place: usize,
+    record: &v1::PlainRecord,
+    bytes: usize,
+    limit: usize,
+) -> Result<(), ApiError> {
+    let field = format!("records[{place}]");
+    if bytes > limit {
+        let message = format!(
+            "record {place} takes up to {bytes} bytes in a batch; max.message.bytes leaves room for \
+             {limit}"
+        );
+        return Err(ApiError::new(ErrorCode::MessageTooLarge, message).in_field(field));
+    }
+    if let Some(timestamp) = record.timestamp_ms.filter(|ms| *ms < 0) {
+        let message = format!("record {place} has the negative timestamp {timestamp}");
+        return Err(ApiError::new(ErrorCode::InvalidTimestamp, message).in_field(field));
+    }
+    Ok(())
+}
+
+/// The most bytes that a record takes in a batch: its parts, and ten for each number beside them.
+fn bytes_at_most(record: &v1::PlainRecord) -> usize {
+    let headers = record.headers.iter().map(|header| {
+        let value = header
+            .value_bytes
+            .as_deref()
+            .map_or(header.value.len(), <[u8]>::len);
+        header.key.len() + value + 20
+    });
+    let key = key_of(record).map_or(0, <[u8]>::len);
+    let value = value_of(record).map_or(0, <[u8]>::len);
+    key + value + headers.sum::<usize>() + 70
 }
 
 pub(super) fn topic<'a>(image: &'a MetadataImage, name: &str) -> Result<&'a TopicImage, ApiError> {
@@ -194,7 +243,7 @@ impl One<'_> {
         let wall = self.broker.clock.wall();
         let mut builder = BatchBuilder::new(Compression::None);
         let invalid = |message: String| ApiError::new(ErrorCode::InvalidRecord, message);
-        for (place, record) in self.share {
+        for (_, record) in self.share {
             let headers: Vec<_> = record
                 .headers
                 .iter()
@@ -207,10 +256,6 @@ impl One<'_> {
                 })
                 .collect();
             let timestamp = record.timestamp_ms.map_or(wall, TimestampMs);
-            if timestamp.0 < 0 {
-                let message = format!("record {place} has the negative timestamp {timestamp}");
-                return Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
-            }
             builder
                 .push(&NewRecord {
                     timestamp,
@@ -219,10 +264,6 @@ impl One<'_> {
                     headers: &headers,
                 })
                 .map_err(|error| invalid(error.to_string()))?;
-            if builder.uncompressed_bytes() > BATCH_BYTES_MAX {
-                let message = format!("the records are larger than {BATCH_BYTES_MAX} bytes");
-                return Err(ApiError::new(ErrorCode::MessageTooLarge, message));
-            }
         }
         builder.build().map_err(|error| invalid(error.to_string()))
     }
@@ -259,5 +300,58 @@ impl One<'_> {
         first.map(|record| record.offset).ok_or_else(|| {
             ApiError::new(ErrorCode::UnknownServerError, "the leader gave no offset")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(key: usize, value: usize) -> v1::PlainRecord {
+        v1::PlainRecord {
+            key: "k".repeat(key),
+            value: "v".repeat(value),
+            headers: vec![v1::PlainHeader {
+                key: "name".to_owned(),
+                value: "text".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_batch_is_never_larger_than_its_records_were_estimated() {
+        for (count, key, value) in [(1, 0, 0), (100, 3, 10), (1_000, 0, 1), (3, 500, 100_000)] {
+            let mut builder = BatchBuilder::new(Compression::None);
+            let records = vec![record(key, value); count];
+            for (number, record) in records.iter().enumerate() {
+                let headers = [("name", Some(&b"text"[..]))];
+                let new = NewRecord {
+                    timestamp: TimestampMs(number as i64 * 1_000_000),
+                    key: key_of(record),
+                    value: value_of(record),
+                    headers: &headers,
+                };
+                builder.push(&new).unwrap();
+            }
+            let estimated: usize = records.iter().map(bytes_at_most).sum();
+            let bytes = builder.build().unwrap().len();
+            assert!(bytes <= estimated + HEADER_BYTES, "{bytes} {estimated}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_appended_is_refused_by_its_place() {
+        let large = record(0, 1_000);
+        let refused = check(4, &large, bytes_at_most(&large), 500).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::MessageTooLarge);
+        assert_eq!(refused.field.as_deref(), Some("records[4]"));
+        let early = v1::PlainRecord {
+            timestamp_ms: Some(-5),
+            ..record(1, 1)
+        };
+        let refused = check(0, &early, 100, 500).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidTimestamp);
     }
 }

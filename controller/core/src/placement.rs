@@ -14,7 +14,7 @@ use ottla_model::NodeId;
 #[cfg(test)]
 mod tests;
 
-/// The brokers that can be given replicas: unfenced and not shutting down, in order of id.
+/// The brokers that are up: unfenced and not shutting down, in order of id.
 pub(crate) fn usable_brokers(image: &MetadataImage) -> Vec<NodeId> {
     let brokers = image.brokers.values();
     let usable = brokers.filter(|broker| broker.is_eligible());
@@ -22,8 +22,9 @@ pub(crate) fn usable_brokers(image: &MetadataImage) -> Vec<NodeId> {
 }
 
 /// Assignments for `count` new partitions of a topic (whose present ones count as load), each
-/// with `replication_factor` replicas, the first of them to lead. There must be that many usable
-/// brokers.
+/// with `replication_factor` replicas, the first of them to lead. There must be that many
+/// registered brokers, and one that is up. Those that are not get replicas only where the others
+/// do not suffice: they catch up when they return.
 pub(crate) fn place(
     image: &MetadataImage,
     topic: Option<&TopicImage>,
@@ -47,6 +48,7 @@ pub(crate) fn place(
 #[derive(Debug)]
 struct Candidate<'a> {
     broker: NodeId,
+    is_up: bool,
     rack: Option<&'a str>,
     topic_leaders: usize,
     topic_replicas: usize,
@@ -55,10 +57,11 @@ struct Candidate<'a> {
 }
 
 fn candidates<'a>(image: &'a MetadataImage, topic: Option<&TopicImage>) -> Vec<Candidate<'a>> {
-    let usable = image.brokers.values().filter(|broker| broker.is_eligible());
-    let mut candidates: Vec<_> = usable
+    let brokers = image.brokers.values();
+    let mut candidates: Vec<_> = brokers
         .map(|broker| Candidate {
             broker: broker.broker,
+            is_up: broker.is_eligible(),
             rack: broker.rack.as_deref(),
             topic_leaders: 0,
             topic_replicas: 0,
@@ -91,6 +94,7 @@ fn place_one(
             let rack = candidate.rack.map(str::to_owned);
             let leaders = (candidate.topic_leaders, candidate.all_leaders);
             (
+                !candidate.is_up,
                 racks.get(&rack).copied().unwrap_or(0),
                 if leads { leaders.0 } else { 0 },
                 candidate.topic_replicas,

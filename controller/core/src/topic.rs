@@ -145,11 +145,13 @@ fn assignments_of(
         let partitions = request.partitions.unwrap_or(config.default_partitions);
         let partitions = check_partition_count(partitions).map_err(|e| e.in_field("partitions"))?;
         check_record_count(partitions)?;
-        let usable = usable_brokers(image).len();
+        // Of those that are registered, not of those that are up: a topic created during an outage
+        // is to be worth as much as any other once it is over.
+        let registered = image.brokers.len();
         let default = || usize::try_from(config.default_replication_factor).unwrap_or(1);
         let factor = match request.replication_factor {
             Some(asked) => usize::try_from(asked).unwrap_or(0),
-            None => default().min(usable).max(1),
+            None => default().min(registered).max(1),
         };
         check_replication_factor(image, factor)?;
         return Ok(place(image, None, partitions, factor, seed(random)));
@@ -195,15 +197,21 @@ fn check_record_count(count: usize) -> Result<(), ApiError> {
 
 fn check_replication_factor(image: &MetadataImage, factor: usize) -> Result<(), ApiError> {
     let (usable, registered) = (usable_brokers(image).len(), image.brokers.len());
-    let most = REPLICATION_FACTOR_MAX;
+    let (most, majority) = (REPLICATION_FACTOR_MAX, factor / 2 + 1);
     let message = match factor {
         0 => "the replication factor must be at least 1".to_owned(),
         _ if factor > most => {
             format!("the replication factor is {factor}; at most {most} is allowed")
         }
-        _ if factor > usable => format!(
+        _ if factor > registered => {
+            format!(
+                "the replication factor is {factor}, but only {registered} brokers are registered"
+            )
+        }
+        _ if usable < majority => format!(
             "the replication factor is {factor}, but only {usable} of {registered} registered \
-             brokers can be given replicas now (the others are fenced or shutting down)"
+             brokers are up (the others are fenced or shutting down), and at least {majority} must \
+             be, or the topic could not be written; start them or ask for a smaller one"
         ),
         _ => return Ok(()),
     };

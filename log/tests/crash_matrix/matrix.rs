@@ -239,7 +239,8 @@ fn random_fault(random: &mut Random) -> Fault {
     if random.below(2) == 0 {
         fault = fault.sticky();
     }
-    if random.below(3) == 0 {
+    // Want of room is waited out, except by a sync.
+    if random.below(3) == 0 && matches!(call, Call::Sync | Call::SyncDir) {
         fault = fault.with(libc::ENOSPC);
     }
     fault

@@ -79,7 +79,7 @@ proptest! {
 }
 
 #[test]
-fn fenced_and_stopping_brokers_get_no_replicas() {
+fn fenced_and_stopping_brokers_get_replicas_only_where_the_others_do_not_suffice() {
     let mut fixture = cluster(&[0, 0, 0, 0]);
     fixture.fence(1);
     let broker_epoch = fixture.epoch(2);
@@ -96,6 +96,10 @@ fn fenced_and_stopping_brokers_get_no_replicas() {
             .flatten()
             .all(|node| node.0 == 3 || node.0 == 4)
     );
+    for replicas in place(fixture.image(), None, 20, 3, 7) {
+        assert!(replicas[..2].iter().all(|node| node.0 == 3 || node.0 == 4));
+        assert!([1, 2, 5].contains(&replicas[2].0), "{replicas:?}");
+    }
 }
 
 #[test]

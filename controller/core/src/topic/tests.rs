@@ -118,11 +118,17 @@ fn a_taken_or_colliding_name_is_refused() {
 }
 
 #[test]
-fn a_replication_factor_above_the_usable_brokers_is_refused_with_their_number() {
+fn a_replication_factor_that_the_brokers_cannot_bear_is_refused_with_their_number() {
     let mut fixture = Fixture::with_brokers(3);
     fixture.fence(2);
+    fixture.fence(3);
     let code = ErrorCode::InvalidReplicationFactor;
-    for (asked, part) in [(3, "only 2 of 3"), (0, "at least 1"), (-1, "at least 1")] {
+    for (asked, part) in [
+        (4, "only 3 brokers"),
+        (3, "only 1 of 3"),
+        (0, "at least 1"),
+        (-1, "at least 1"),
+    ] {
         let request = Request::CreateTopic(CreateTopic {
             replication_factor: Some(asked),
             ..create("t")
@@ -136,7 +142,7 @@ fn a_replication_factor_above_the_usable_brokers_is_refused_with_their_number() 
         request,
         code,
         "replication_factor",
-        "only 0 of 0",
+        "only 0 brokers",
     );
 }
 
