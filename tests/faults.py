@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness import Cluster, fail, find_partitions
+from harness import Cluster, fail, find_partitions, is_running
 
 TOPIC = "faults"
 KEYS = 50
@@ -239,8 +239,61 @@ def controller_disk_lost(cluster):
     print(f"controller disk lost: refused with what to do; {sent} records audited")
 
 
+def controllers_restored(cluster):
+    """The controllers come back with an older copy of their directories. The brokers know more than
+    they do: each says so, ends, and follows them from its next start on; logs of topics that the
+    controllers no longer know are kept aside."""
+    cluster.run("topic", "create", "kept", "--partitions", "3", "--replication-factor", "3")
+    produce_lines(cluster, "kept", 1_000)
+    controllers = cluster.with_role("controller")
+    for node in controllers:
+        cluster.stop_node(node["id"])
+    for node in controllers:
+        shutil.copytree(node["data_dir"], f"{node['data_dir']}.copy")
+        cluster.restart(node)
+    healthy(cluster, 30)
+    for number in range(5):
+        cluster.run("topic", "create", f"later-{number}", "--partitions", "3")
+    produce_lines(cluster, "later-0", 100)
+    for node in controllers:
+        cluster.kill(node["id"])
+        shutil.rmtree(node["data_dir"])
+        shutil.move(f"{node['data_dir']}.copy", node["data_dir"])
+    for node in controllers:
+        cluster.restart(node)
+    # The first brokers are children of `ottla dev`; their ends show as zombies or as gone.
+    deadline = time.monotonic() + 60
+    brokers = cluster.with_role("broker")
+    while any(is_running(node["pid"]) for node in brokers):
+        if time.monotonic() > deadline:
+            fail("brokers that are ahead of the controllers go on")
+        time.sleep(0.1)
+    for node in brokers:
+        cluster.restart(node)
+    healthy(cluster, 60)
+    command = cluster.command("consume", "kept", "--from-beginning", "--max-messages", "1000",
+                              "--timeout", "30s")
+    kept = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    if len(set(kept)) != 1_000:
+        fail(f"{len(set(kept))} of 1000 records are left")
+    cluster.run("topic", "create", "later-0")
+    stray = [path for node in brokers for path in Path(node["data_dir"]).glob("broker/log/stray/*")]
+    if not stray:
+        fail("the logs of topics that were forgotten are not kept")
+    print(f"controllers restored: the brokers followed, {len(stray)} logs are kept aside")
+
+
+def produce_lines(cluster, topic, count):
+    lines = "".join(f"{n}\n" for n in range(count))
+    done = subprocess.run(cluster.command("produce", topic), input=lines, capture_output=True,
+                          text=True)
+    if done.returncode != 0:
+        fail(f"ottla produce ended with {done.returncode}: {done.stderr}")
+
+
 STORIES = [all_nodes_killed, quorum_lost, controller_restarted,
-           broker_restarted_without_controllers, broker_disk_lost, controller_disk_lost]
+           broker_restarted_without_controllers, broker_disk_lost, controller_disk_lost,
+           controllers_restored]
 
 
 def main():

@@ -159,6 +159,14 @@ impl ImageStore {
         }
     }
 
+    /// Removes the copy on disk: the next start takes everything from the controllers.
+    pub fn forget_copy(&self) {
+        let path = self.dir.join(IMAGE_FILE);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::error!(path = %path.display(), %error, "cannot remove the copy of the metadata");
+        }
+    }
+
     /// Writes the current image to disk: temporary name, sync, rename, directory sync.
     pub fn save(&self) -> io::Result<()> {
         let bytes = snapshot_to_bytes(&self.current());

@@ -26,6 +26,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// While something is awaited (being unfenced, being let go), beats come this often.
 const EAGER_BEAT: Duration = Duration::from_millis(50);
 
+/// How long a controller may seem to be behind this broker. One that is active no more notices so
+/// itself much earlier.
+const DIVERGED_AFTER: Duration = Duration::from_secs(10);
+
 /// Where this broker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -52,6 +56,8 @@ enum Ended {
     NotActive(Option<NodeId>),
     /// The controller will not have this broker.
     Refused(ApiError),
+    /// The controllers' log ends before what this broker has applied.
+    Diverged,
 }
 
 impl Registration {
@@ -122,6 +128,15 @@ impl Registration {
                     Ended::NotActive(_) => {}
                     Ended::Broken(status) => {
                         tracing::debug!(controller = %id, error = %status.message(), "the control stream ended");
+                    }
+                    Ended::Diverged => {
+                        let message = "the controllers' metadata log ends before what this broker \
+                                       has followed: they were restored from an older copy. The \
+                                       broker has forgotten its own copy; start it again, and logs \
+                                       of topics that the controllers do not know are set aside";
+                        image.forget_copy();
+                        refused(&ApiError::new(ErrorCode::InconsistentClusterId, message));
+                        sleep(RETRY_PAUSE * 4).await;
                     }
                     Ended::Refused(error) => {
                         refused(&error);
@@ -206,6 +221,7 @@ impl Registration {
         let mut wants_shutdown = self.wants_shutdown.subscribe();
         let mut applied = image.applied();
         let mut heard = Instant::now();
+        let mut ahead_since = None;
         let mut next = Instant::now();
         loop {
             let eager = {
@@ -217,6 +233,14 @@ impl Registration {
                     heard = Instant::now();
                     match answer {
                         Ok(Some(answer)) => {
+                            if is_ahead(&answer) {
+                                let since = *ahead_since.get_or_insert(heard);
+                                if since.elapsed() > DIVERGED_AFTER {
+                                    return Ended::Diverged;
+                                }
+                            } else if matches!(answer.message, Some(Hear::BeatReply(_))) {
+                                ahead_since = None;
+                            }
                             if let Some(ended) = self.hear(answer) {
                                 return ended;
                             }
@@ -268,6 +292,10 @@ impl Registration {
             Some(Hear::Registered(_)) | None => None,
         }
     }
+}
+
+fn is_ahead(answer: &v1::ControlResponse) -> bool {
+    matches!(&answer.message, Some(Hear::BeatReply(reply)) if reply.ahead)
 }
 
 /// Whether a refusal will not go away by waiting.

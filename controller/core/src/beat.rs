@@ -31,6 +31,9 @@ pub struct BeatOutcome {
     /// Whether the broker may stop now: it leads nothing that another could take over, and every
     /// live broker knows that.
     pub may_shut_down: bool,
+    /// Whether the broker has applied metadata that was never proposed here: this controller is not
+    /// active any more, or the broker has followed another history.
+    pub ahead: bool,
     /// What should be decided because of this beat.
     pub needs_decision: Option<Request>,
 }
@@ -53,6 +56,7 @@ pub(crate) fn judge(
         registered: true,
         fenced: committed_fenced,
         may_shut_down: false,
+        ahead: false,
         needs_decision: None,
     };
     if beat.wants_shutdown {

@@ -132,6 +132,7 @@ impl ControllerCore {
             registered: false,
             fenced: true,
             may_shut_down: false,
+            ahead: false,
             needs_decision: None,
         };
         let Some(active) = &mut self.active else {
@@ -145,7 +146,8 @@ impl ControllerCore {
         // Nobody has applied what was never proposed: such a beat shows that its sender lives, and
         // no more. What is proposed is the bound, and not what is committed, because another
         // controller may have shown the broker a commit of which this core is only about to hear.
-        let beat = match beat.applied > active.scratch.offset {
+        let ahead = beat.applied > active.scratch.offset;
+        let beat = match ahead {
             true => BeatState {
                 applied: MetadataOffset::ZERO,
                 ..beat
@@ -154,14 +156,15 @@ impl ControllerCore {
         };
         active.sessions.beat(now, broker, epoch, beat.applied);
         let gone = active.sessions.expired(now, &active.scratch);
-        judge(
+        let outcome = judge(
             &active.committed,
             &active.scratch,
             &active.sessions,
             &gone,
             registration,
             beat,
-        )
+        );
+        BeatOutcome { ahead, ..outcome }
     }
 
     /// A control stream of this registration opened.

@@ -191,6 +191,7 @@ async fn converse(
         let reply = v1::BeatReply {
             fenced: outcome.fenced,
             may_shut_down: outcome.may_shut_down,
+            ahead: outcome.ahead,
         };
         let reply = response(ToBroker::BeatReply(reply));
         if responses.send(Ok(reply)).await.is_err() {

@@ -375,10 +375,11 @@ fn a_beat_that_claims_what_was_never_decided_only_keeps_the_session_alive() {
     let end = fixture.image().offset.0;
     for applied in [end + 1, i64::MAX] {
         let outcome = claim(&mut fixture, applied, false);
-        assert!(outcome.registered && outcome.needs_decision.is_none());
+        assert!(outcome.registered && outcome.ahead && outcome.needs_decision.is_none());
     }
-    let honest = claim(&mut fixture, end, false).needs_decision;
-    fixture.must(honest.expect("unfenced"));
+    let honest = claim(&mut fixture, end, false);
+    assert!(!honest.ahead);
+    fixture.must(honest.needs_decision.expect("unfenced"));
 
     // Nor does it let another stop before this one knows who leads instead.
     claim(&mut fixture, i64::MAX, false);
