@@ -104,12 +104,21 @@ impl Lookup {
                     found.insert(index, listed.offset);
                 }
                 Err(error) if error.is_retriable() => {
-                    round.missing.insert(index, error.to_string());
+                    let reason = self.reason(index, &error);
+                    round.missing.insert(index, reason);
                 }
                 Err(error) => return Err(error),
             }
         }
         open.retain(|index| found.contains_key(index));
         Ok(found)
+    }
+
+    /// The error in words, which do not name again the partition that they are said of.
+    fn reason(&self, index: PartitionIndex, error: &ClientError) -> String {
+        let text = error.to_string();
+        let name = format!("{}-{index} ", self.topic);
+        text.strip_prefix(&name)
+            .map_or_else(|| text.clone(), |rest| format!("it {rest}"))
     }
 }
