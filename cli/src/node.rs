@@ -22,8 +22,7 @@ use tonic::service::RoutesBuilder;
 use uuid::Uuid;
 
 use crate::config::NodeConfig;
-use directory::DirectoryLock;
-pub use directory::holder;
+pub use directory::{DirectoryLock, holder};
 use refusal::{Refusal, patiently};
 use threads::IoThread;
 

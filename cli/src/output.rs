@@ -152,6 +152,18 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// A number of things, in the singular or the plural: `1 record`, `2 records`, `3 batches`.
+pub fn counted(count: impl TryInto<u64>, thing: &str) -> String {
+    // What does not fit is more than one.
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let ending = match (count, thing.ends_with("ch")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {thing}{ending}")
+}
+
 /// Numbers joined by commas, as replica lists are written.
 pub fn joined<T: std::fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
@@ -208,6 +220,14 @@ mod tests {
     async fn a_file_has_no_reader_to_lose() {
         let gone = reader_gone(tempfile::tempfile().unwrap());
         assert_eq!(gone.now_or_never(), None);
+    }
+
+    #[test]
+    fn one_is_singular_and_any_other_number_plural() {
+        assert_eq!(counted(1u64, "record"), "1 record");
+        assert_eq!(counted(0usize, "partition"), "0 partitions");
+        assert_eq!(counted(1i32, "batch"), "1 batch");
+        assert_eq!(counted(2u64, "batch"), "2 batches");
     }
 
     #[test]

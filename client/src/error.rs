@@ -103,12 +103,20 @@ impl ProduceError {
     }
 }
 
+/// Which offsets a partition holds, in words. `end` is the first that is not readable yet.
+fn extent(first: Offset, end: Offset) -> String {
+    match end.0 - 1 {
+        last if last >= first.0 => format!("the partition holds offsets {first} to {last}"),
+        _ => format!("the partition is empty; the next record gets offset {end}"),
+    }
+}
+
 /// Why a poll or a change of position failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConsumeError {
     /// The position lies outside the log. Seek, or set [`crate::ConsumerConfig::auto_reset`].
     #[error(
-        "offset {offset} of {topic}-{partition} is out of range: the log has the offsets {log_start_offset} to {high_watermark}"
+        "offset {offset} of {topic}-{partition} is out of range: {}", extent(*log_start_offset, *high_watermark)
     )]
     OffsetOutOfRange {
         topic: String,
@@ -157,5 +165,21 @@ impl ConsumeError {
             ConsumeError::NotAssigned { .. } => None,
             ConsumeError::Client(error) => error.code(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_offset_that_is_named_is_one_that_can_be_read() {
+        let holds = |first, end| extent(Offset(first), Offset(end));
+        assert_eq!(holds(0, 101), "the partition holds offsets 0 to 100");
+        assert_eq!(holds(7, 8), "the partition holds offsets 7 to 7");
+        assert_eq!(
+            holds(102, 102),
+            "the partition is empty; the next record gets offset 102"
+        );
     }
 }

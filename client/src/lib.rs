@@ -24,7 +24,7 @@ pub use admin::{Admin, BrokerTarget, ListedOffset, NewTopic, OffsetSpec, Trimmed
 pub use client::Client;
 pub use cluster::{BrokerInfo, ClusterSnapshot, ControllerInfo, PartitionInfo, TopicInfo};
 pub use config::ClientConfig;
-pub use consumer::{AutoReset, ConsumedRecord, Consumer, ConsumerConfig, StartPosition};
+pub use consumer::{AutoReset, ConsumedRecord, Consumer, ConsumerConfig, StartPosition, Trouble};
 pub use error::{ClientError, ConsumeError, FailedAttempt, ProduceError};
 pub use ottla_model::compression::Compression;
 pub use ottla_model::error::Outcome;

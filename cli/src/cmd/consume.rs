@@ -1,29 +1,39 @@
 //! `ottla consume`: a topic's records to standard output.
 
+mod lookup;
+mod printer;
+mod unreadable;
+
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ottla_client::{
-    Client, ClientError, ConsumedRecord, Consumer, ConsumerConfig, OffsetSpec, StartPosition,
-};
+use ottla_client::{Client, ClientError, ConsumedRecord, Consumer, ConsumerConfig, StartPosition};
 use ottla_model::error::ApiError;
-use ottla_model::{ErrorCode, Offset, PartitionIndex, TimestampMs};
+use ottla_model::{ErrorCode, Offset, PartitionIndex};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::lookup::{Lookup, Round};
+use self::printer::Printer;
+use self::unreadable::Unreadable;
 use crate::args::{ConnectArgs, OutputArgs};
 use crate::duration;
-use crate::exit::{CommandError, CommandResult};
-use crate::format::{OutputFormat as RecordFormat, RecordView};
-use crate::output::{self, OutputFormat, stdout_error};
-use crate::position::{Extent, Position, Span};
+use crate::exit::{CommandError, CommandResult, Exit};
+use crate::format::OutputFormat as RecordFormat;
+use crate::output::{self, OutputFormat, counted};
+use crate::position::{Position, Span};
 use crate::session;
 
 /// How long the cluster may take to answer what is not a read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one poll waits when nothing bounds it.
-const POLL_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long one leader may take to say where its partitions begin and end, before the others'
+/// partitions are read without it.
+const LEADER_LIMIT: Duration = Duration::from_secs(2);
+const LEADER_LIMIT_MIN: Duration = Duration::from_millis(500);
 
 /// Options of `ottla consume`.
 #[derive(Debug, Args)]
@@ -72,65 +82,70 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
     let client = session::connect(&args.connect, REQUEST_TIMEOUT).await?;
     let partitions = partitions(&client, &args).await?;
     let span = args.span()?;
-    let now = now_ms();
-    let mut ends: Option<BTreeMap<PartitionIndex, Offset>> = None;
-    let start: Vec<(PartitionIndex, StartPosition)> = match start_position(span, now) {
-        Some(position) => {
-            let same = partitions.into_iter().map(|index| (index, position));
-            same.collect()
-        }
-        None => {
-            let mut found = find(&client, &args.topic, &partitions, span, now).await?;
-            if span.to.is_some() {
-                found.retain(|_, (start, end)| start < end);
-                ends = Some(
-                    found
-                        .iter()
-                        .map(|(index, (_, end))| (*index, *end))
-                        .collect(),
-                );
-            }
-            let start = |(index, (start, _)): (PartitionIndex, (Offset, Offset))| {
-                (index, StartPosition::Offset(start))
-            };
-            found.into_iter().map(start).collect()
-        }
-    };
-    if args.max_messages == Some(0) || start.is_empty() {
+    if args.max_messages == Some(0) {
         return Ok(());
     }
-    let mut consumer = client.consumer(ConsumerConfig::default());
-    consumer.assign(&args.topic, start).await?;
-    let printer = Printer {
-        out: output::stdout(),
-        format: args.format.clone().unwrap_or_default(),
-        json: args.output.output == OutputFormat::Json,
-        line: Vec::new(),
+    let lookup = Lookup {
+        client: client.clone(),
+        topic: args.topic.clone(),
+        span,
+        now_ms: now_ms(),
+        limit: args.timeout.map_or(LEADER_LIMIT, |timeout| {
+            timeout.clamp(LEADER_LIMIT_MIN, LEADER_LIMIT)
+        }),
     };
-    output::while_read(consume(&args, consumer, printer, ends)).await
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    let (sender, rounds) = mpsc::channel(1);
+    let mut looking = JoinSet::new();
+    let mut open = BTreeMap::new();
+    match known_start(span) {
+        Some(start) => {
+            let all = partitions.iter().map(|index| (*index, start)).collect();
+            consumer.assign(&args.topic, all).await?;
+        }
+        None => {
+            open.extend(partitions.iter().map(|index| (*index, String::new())));
+            looking.spawn(lookup.run(partitions.clone(), sender));
+        }
+    }
+    let reading = Reading {
+        args: &args,
+        consumer,
+        printer: Printer {
+            out: output::stdout(),
+            format: args.format.clone().unwrap_or_default(),
+            json: args.output.output == OutputFormat::Json,
+            line: Vec::new(),
+        },
+        rounds,
+        asked: partitions.len(),
+        open,
+        ends: span.to.map(|_| BTreeMap::new()),
+        unreadable: Unreadable::default(),
+        left: args.max_messages,
+        last_record: Instant::now(),
+    };
+    output::while_read(reading.run()).await
 }
 
 /// The partitions to read: those asked for, or all.
 async fn partitions(client: &Client, args: &ConsumeArgs) -> CommandResult<Vec<PartitionIndex>> {
-    let topic = client
-        .admin()
-        .describe_topic(&args.topic)
-        .await?
-        .topic
-        .unwrap_or_default();
-    let known: Vec<i32> = topic
-        .partitions
-        .iter()
-        .map(|partition| partition.partition)
-        .collect();
+    let known: Vec<i32> = match client.cluster().topic(&args.topic) {
+        Some(info) => info.partitions.iter().map(|it| it.partition.0).collect(),
+        None => {
+            let described = client.admin().describe_topic(&args.topic).await?;
+            let topic = described.topic.unwrap_or_default();
+            topic.partitions.iter().map(|it| it.partition).collect()
+        }
+    };
     if args.partitions.is_empty() {
         return Ok(known.into_iter().map(PartitionIndex).collect());
     }
     if let Some(missing) = args.partitions.iter().find(|index| !known.contains(index)) {
         let message = format!(
-            "{} has no partition {missing}; it has {} partitions, from 0",
+            "{} has no partition {missing}; it has {}, from 0",
             args.topic,
-            known.len()
+            counted(known.len(), "partition")
         );
         let error = ApiError::new(ErrorCode::UnknownTopicOrPartition, message);
         return Err(ClientError::from(error).into());
@@ -178,165 +193,204 @@ impl ConsumeArgs {
     }
 }
 
-/// Where the consumer begins, if it can find that itself.
-fn start_position(span: Span, now_ms: i64) -> Option<StartPosition> {
+/// Where every partition begins, if nothing need be asked for that.
+fn known_start(span: Span) -> Option<StartPosition> {
     match (span.from, span.to) {
-        (_, Some(_)) | (Position::AfterEarliest(_) | Position::BeforeLatest(_), _) => None,
-        (Position::Earliest, _) => Some(StartPosition::Earliest),
-        (Position::Latest, _) => Some(StartPosition::Latest),
-        (Position::Offset(offset), _) => Some(StartPosition::Offset(Offset(offset))),
-        (Position::Time(time), _) => {
-            Some(StartPosition::Timestamp(TimestampMs(time.millis(now_ms))))
-        }
+        (Position::Offset(offset), None) => Some(StartPosition::Offset(Offset(offset))),
+        _ => None,
     }
 }
 
-/// From where to where each partition is read. Without an end of the span, to its present end.
-async fn find(
-    client: &Client,
-    topic: &str,
-    partitions: &[PartitionIndex],
-    span: Span,
-    now_ms: i64,
-) -> CommandResult<BTreeMap<PartitionIndex, (Offset, Offset)>> {
-    let admin = client.admin();
-    let list = async |spec: OffsetSpec| -> CommandResult<BTreeMap<_, _>> {
-        let asked = partitions.iter().map(|index| (*index, spec)).collect();
-        let listed = admin.list_offsets(topic, asked).await?;
-        let found = listed.into_iter().map(|it| (it.partition, it.offset));
-        Ok(found.collect())
-    };
-    // The end first: what comes meanwhile is none of ours.
-    let ends = list(OffsetSpec::Latest).await?;
-    let firsts = list(OffsetSpec::Earliest).await?;
-    let at_time = async |position: Position| match position.asks_for(now_ms) {
-        Some(spec) => list(spec).await,
-        None => Ok(BTreeMap::new()),
-    };
-    let to = span.to.unwrap_or(Position::Latest);
-    let (from_times, to_times) = (at_time(span.from).await?, at_time(to).await?);
-    let known = |of: &BTreeMap<_, _>, index| of.get(&index).copied().flatten();
-    let mut found = BTreeMap::new();
-    for index in partitions.iter().copied() {
-        let first = known(&firsts, index).unwrap_or(Offset::ZERO);
-        let extent = Extent {
-            first,
-            end: known(&ends, index).unwrap_or(first),
-        };
-        let start = span.from.resolve(extent, known(&from_times, index));
-        let end = to.resolve(extent, known(&to_times, index));
-        // Of an empty partition there is nothing up to its end, wherever one begins.
-        let end = if extent.first == extent.end && end == extent.end {
-            start.min(end)
-        } else {
-            end
-        };
-        found.insert(index, (start, end));
-    }
-    Ok(found)
+/// A consumer at work.
+struct Reading<'a> {
+    args: &'a ConsumeArgs,
+    consumer: Consumer,
+    printer: Printer,
+    rounds: mpsc::Receiver<Result<Round, ClientError>>,
+    /// How many partitions were asked for.
+    asked: usize,
+    /// The partitions whose beginning is not known yet, and why.
+    open: BTreeMap<PartitionIndex, String>,
+    /// Where each partition ends that is not read to there yet; `None` if there is no end.
+    ends: Option<BTreeMap<PartitionIndex, Offset>>,
+    unreadable: Unreadable,
+    left: Option<u64>,
+    last_record: Instant,
 }
 
-async fn consume(
-    args: &ConsumeArgs,
-    mut consumer: Consumer,
-    mut printer: Printer,
-    mut ends: Option<BTreeMap<PartitionIndex, Offset>>,
-) -> CommandResult {
-    let mut left = args.max_messages;
-    let mut last_record = Instant::now();
-    loop {
-        let patience = args
-            .timeout
-            .map(|timeout| timeout.saturating_sub(last_record.elapsed()));
-        let records = consumer
-            .poll(patience.unwrap_or(POLL_TIMEOUT).min(POLL_TIMEOUT))
-            .await?;
-        if records.is_empty() {
-            printer.flush()?;
-            if args
+enum Step {
+    Round(Option<Result<Round, ClientError>>),
+    Records(Vec<ConsumedRecord>),
+}
+
+impl Reading<'_> {
+    async fn run(mut self) -> CommandResult {
+        loop {
+            if self.left == Some(0) || self.is_done() {
+                return Ok(self.printer.flush()?);
+            }
+            if self.is_idle() || self.is_hopeless() {
+                self.printer.flush()?;
+                return self.ended_early();
+            }
+            let patience = self
+                .args
                 .timeout
-                .is_some_and(|timeout| last_record.elapsed() >= timeout)
-            {
-                return Ok(());
+                .map(|timeout| timeout.saturating_sub(self.last_record.elapsed()));
+            let wait = patience.unwrap_or(POLL_TIMEOUT).min(POLL_TIMEOUT);
+            let step = tokio::select! {
+                round = self.rounds.recv(), if !self.open.is_empty() => Step::Round(round),
+                records = self.consumer.poll(wait) => Step::Records(records?),
+            };
+            match step {
+                Step::Round(Some(round)) => self.take_round(round?).await?,
+                Step::Round(None) => return Err(anyhow::anyhow!("the search ended").into()),
+                Step::Records(records) => self.print(&records)?,
             }
-        } else {
-            last_record = Instant::now();
+            self.tell();
         }
-        for record in &records {
-            if !is_before_end(&mut ends, record) {
-                continue;
-            }
-            printer.print(&args.topic, record)?;
-            if let Some(left) = &mut left {
-                *left -= 1;
-                if *left == 0 {
-                    return Ok(printer.flush()?);
+    }
+
+    /// Begins to read what was found.
+    async fn take_round(&mut self, round: Round) -> CommandResult {
+        let mut starts = Vec::new();
+        for (index, (start, end)) in round.found {
+            self.open.remove(&index);
+            if let Some(ends) = &mut self.ends {
+                if start >= end {
+                    continue;
                 }
+                ends.insert(index, end);
+            }
+            // Left to the broker, an offset outside the log is refused.
+            starts.push((index, StartPosition::Offset(start)));
+        }
+        self.open.extend(round.missing);
+        if !starts.is_empty() {
+            self.consumer.assign_more(&self.args.topic, starts).await?;
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, records: &[ConsumedRecord]) -> CommandResult {
+        if !records.is_empty() {
+            self.last_record = Instant::now();
+        }
+        for record in records {
+            if self.left == Some(0) {
+                break;
+            }
+            if is_before_end(&self.ends, record) {
+                self.printer.print(&self.args.topic, record)?;
+                self.left = self.left.map(|left| left - 1);
             }
         }
-        if let Some(ends) = &mut ends {
-            ends.retain(|index, end| {
-                consumer
-                    .position(&args.topic, *index)
-                    .is_none_or(|position| position < *end)
-            });
-            if ends.is_empty() {
-                return Ok(printer.flush()?);
-            }
+        if let Some(ends) = &mut self.ends {
+            let position = |index| self.consumer.position(&self.args.topic, index);
+            ends.retain(|index, end| position(*index).is_none_or(|position| position < *end));
         }
         // The consumer holds what it has read ahead; when it holds nothing the reader of our
         // output should see everything.
-        printer.flush()?;
+        Ok(self.printer.flush()?)
+    }
+
+    /// Whether all partitions are read to their ends.
+    fn is_done(&self) -> bool {
+        self.open.is_empty() && self.ends.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    /// Whether no record came for as long as the user waits.
+    fn is_idle(&self) -> bool {
+        let limit = self.args.timeout;
+        limit.is_some_and(|timeout| self.last_record.elapsed() >= timeout)
+    }
+
+    /// Whether all that is left to read has been unreadable for long, and an end was asked for.
+    fn is_hopeless(&self) -> bool {
+        let now = Instant::now();
+        let lasts = |index: &PartitionIndex| self.unreadable.lasts(now, *index, REQUEST_TIMEOUT);
+        let ends = self.ends.as_ref();
+        ends.is_some_and(|ends| self.open.keys().chain(ends.keys()).all(lasts))
+    }
+
+    /// Says which partitions cannot be read, if that is news.
+    fn tell(&mut self) {
+        let now = Instant::now();
+        let again = self.unreadable.update(now, &self.reasons());
+        if !again.is_empty() {
+            output::note(format_args!("{} can be read again", self.names(&again)));
+        }
+        for (reason, indexes) in self.unreadable.news(now) {
+            let names = self.names(&indexes);
+            output::note(format_args!("cannot read {names}: {reason}; still trying"));
+        }
+    }
+
+    fn reasons(&self) -> BTreeMap<PartitionIndex, String> {
+        let mut reasons = self.open.clone();
+        reasons.retain(|_, reason| !reason.is_empty());
+        let wanted = |index: PartitionIndex| {
+            let ends = self.ends.as_ref();
+            ends.is_none_or(|ends| ends.contains_key(&index))
+        };
+        for trouble in self.consumer.troubles() {
+            if wanted(trouble.partition) {
+                reasons.insert(trouble.partition, trouble.reason);
+            }
+        }
+        reasons
+    }
+
+    fn names(&self, indexes: &[PartitionIndex]) -> String {
+        let name = |index: &PartitionIndex| format!("{}-{index}", self.args.topic);
+        let names: Vec<_> = indexes.iter().map(name).collect();
+        names.join(", ")
+    }
+
+    /// The outcome where the time is over: a failure if a partition was not read as far as asked.
+    fn ended_early(mut self) -> CommandResult {
+        let reasons = self.reasons();
+        self.unreadable.update(Instant::now(), &reasons);
+        let mut unread: Vec<_> = reasons
+            .into_keys()
+            .chain(self.open.keys().copied())
+            .collect();
+        unread.extend(self.ends.iter().flat_map(BTreeMap::keys));
+        unread.sort_unstable();
+        unread.dedup();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let mut causes: BTreeMap<&str, Vec<PartitionIndex>> = BTreeMap::new();
+        for index in &unread {
+            let reason = self.unreadable.reason(*index);
+            let reason = reason.unwrap_or("no record came in time");
+            causes.entry(reason).or_default().push(*index);
+        }
+        let causes = causes
+            .into_iter()
+            .map(|(reason, indexes)| format!("{}: {reason}", self.names(&indexes)));
+        let causes: Vec<_> = causes.collect();
+        let exit = if unread.len() < self.asked {
+            Exit::Partly
+        } else {
+            Exit::TimedOut
+        };
+        let reason = anyhow::anyhow!("not read to the end: {}", causes.join("; "));
+        Err(CommandError::new(exit, reason))
     }
 }
 
 /// Whether the record is to be printed: with `--until-end`, only below its partition's end.
-fn is_before_end(
-    ends: &mut Option<BTreeMap<PartitionIndex, Offset>>,
-    record: &ConsumedRecord,
-) -> bool {
+fn is_before_end(ends: &Option<BTreeMap<PartitionIndex, Offset>>, record: &ConsumedRecord) -> bool {
     let Some(ends) = ends else { return true };
     ends.get(&record.partition)
         .is_some_and(|end| record.offset < *end)
 }
 
-struct Printer {
-    out: std::io::BufWriter<std::io::Stdout>,
-    format: RecordFormat,
-    json: bool,
-    line: Vec<u8>,
-}
-
-impl Printer {
-    fn print(&mut self, topic: &str, record: &ConsumedRecord) -> anyhow::Result<()> {
-        let view = RecordView {
-            topic,
-            partition: record.partition.0,
-            offset: record.offset.0,
-            timestamp_ms: record.timestamp.0,
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-            headers: &record.headers,
-        };
-        self.line.clear();
-        if self.json {
-            serde_json::to_writer(&mut self.line, &view.to_json())?;
-            self.line.push(b'\n');
-        } else {
-            self.format.write(&view, &mut self.line);
-        }
-        self.out.write_all(&self.line).map_err(stdout_error)
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        self.out.flush().map_err(stdout_error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
 
     fn args(line: &str) -> ConsumeArgs {
         #[derive(clap::Parser)]
@@ -368,11 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn the_consumer_finds_what_needs_no_counting() {
-        let start = |line: &str| start_position(args(line).span().unwrap(), 7_200_000);
-        let hour_ago = StartPosition::Timestamp(TimestampMs(3_600_000));
-        assert_eq!(start("--offset @-1h"), Some(hour_ago));
+    fn an_offset_alone_needs_no_lookup() {
+        let start = |line: &str| known_start(args(line).span().unwrap());
         assert_eq!(start("--offset 7"), Some(StartPosition::Offset(Offset(7))));
+        assert_eq!(start("--offset @-1h"), None);
         assert_eq!(start("--offset -7"), None);
         assert_eq!(start("--offset 7:9"), None);
     }

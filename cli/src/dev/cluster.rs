@@ -17,7 +17,7 @@ use super::shape::{Shape, config_file, describe};
 use super::{ports, process};
 use crate::config::{NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
-use crate::node::{Departure, Node};
+use crate::node::{self, Departure, Node};
 use crate::observe::{self, Expected};
 
 /// How long a node's process may take to stop before it is killed.
@@ -395,6 +395,13 @@ fn reuse(manifest: &Manifest, options: &DevOptions, directory: &Path) -> Command
         )));
     }
     for node in &manifest.nodes {
+        if let Some(process) = node::holder(&node.data_dir) {
+            let reason = anyhow::anyhow!(
+                "node {} of this cluster already runs as process {process}: stop it, or run                  another cluster in another --data-dir",
+                node.id
+            );
+            return Err(reason.into());
+        }
         if let Some(client) = &node.client {
             ports::require_free(client.port())?;
         }
@@ -434,6 +441,21 @@ mod tests {
             prepare(&three, directory.path()).unwrap_err().exit,
             Exit::Usage
         );
+    }
+
+    #[test]
+    fn a_node_that_still_runs_is_named_before_its_ports() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = options(Some(Shape::Combined { nodes: 1 }), directory.path());
+        let (manifest, _) = prepare(&one, directory.path()).unwrap();
+        let node = &manifest.nodes[0];
+        let port = node.client.as_ref().unwrap().port();
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let _lock = node::DirectoryLock::take(&node.data_dir).unwrap();
+        let refused = prepare(&one, directory.path()).unwrap_err().to_string();
+        let process = std::process::id();
+        let said = format!("node 1 of this cluster already runs as process {process}");
+        assert!(refused.contains(&said), "{refused}");
     }
 
     #[tokio::test]

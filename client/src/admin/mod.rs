@@ -4,7 +4,9 @@
 mod delete_records;
 mod offsets;
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use ottla_model::{NodeId, Offset, PartitionIndex, TopicId};
 use ottla_proto::v1;
@@ -257,6 +259,20 @@ impl Admin {
         partitions: Vec<(PartitionIndex, OffsetSpec)>,
     ) -> Result<Vec<ListedOffset>, ClientError> {
         list_offsets(&self.client, topic, None::<TopicId>, partitions).await
+    }
+
+    /// Like [`Admin::list_offsets`], but each leader is asked once and given up after `limit`: what
+    /// the others answered is there all the same, and each partition without an answer says why.
+    ///
+    /// # Errors
+    /// If the topic or a partition does not exist.
+    pub async fn list_offsets_once(
+        &self,
+        topic: &str,
+        partitions: Vec<(PartitionIndex, OffsetSpec)>,
+        limit: Duration,
+    ) -> Result<BTreeMap<PartitionIndex, Result<ListedOffset, ClientError>>, ClientError> {
+        offsets::list_offsets_once(&self.client, topic, partitions, limit).await
     }
 
     /// Drops the records before an offset, or all that are acknowledged now where none is given.

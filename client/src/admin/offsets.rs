@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use ottla_model::error::ApiError;
 use ottla_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId};
 use ottla_proto::v1;
@@ -53,18 +54,13 @@ pub(crate) async fn list_offsets(
         None => find_topic(client, topic).await?,
     };
     let mut backoff = Backoff::new(config.reconnect_backoff_min, config.reconnect_backoff_max);
-    let mut asked = Asked {
-        client,
-        topic,
-        topic_id,
-        open: partitions.into_iter().collect(),
-        found: BTreeMap::new(),
-        last_error: None,
-    };
+    let mut asked = Asked::new(client, topic, topic_id, partitions);
     loop {
         let mut changes = client.view().subscribe();
-        for (endpoint, request) in asked.requests()? {
-            asked.ask(endpoint, request, deadline).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        asked.ask_once(left.min(limit / 3)).await?;
+        if let Some(error) = asked.failed.values().find(|error| !error.is_retriable()) {
+            return Err(error.clone());
         }
         if asked.open.is_empty() {
             return Ok(asked.found.into_values().collect());
@@ -75,6 +71,30 @@ pub(crate) async fn list_offsets(
         // Whichever is first: news of the leaders, or the wait after a failure.
         let _ = timeout(backoff.on_failure(), changes.changed()).await;
     }
+}
+
+/// Asks each leader once, for at most `limit`; the partitions of one that does not answer keep the
+/// others from nothing.
+pub(super) async fn list_offsets_once(
+    client: &Client,
+    topic: &str,
+    partitions: Vec<(PartitionIndex, OffsetSpec)>,
+    limit: Duration,
+) -> Result<BTreeMap<PartitionIndex, Result<ListedOffset, ClientError>>, ClientError> {
+    let topic_id = find_topic(client, topic).await?;
+    let mut asked = Asked::new(client, topic, topic_id, partitions);
+    asked.ask_once(limit).await?;
+    let unanswered = |index: &PartitionIndex| ClientError::TimedOut {
+        what: format!("finding an offset of {topic}-{index}"),
+        after: limit,
+    };
+    let mut all = BTreeMap::new();
+    for index in asked.open.keys() {
+        let error = asked.failed.remove(index);
+        all.insert(*index, Err(error.unwrap_or_else(|| unanswered(index))));
+    }
+    all.extend(asked.found.into_iter().map(|(index, it)| (index, Ok(it))));
+    Ok(all)
 }
 
 pub(super) async fn find_topic(client: &Client, topic: &str) -> Result<TopicId, ClientError> {
@@ -95,10 +115,46 @@ struct Asked<'a> {
     topic_id: TopicId,
     open: BTreeMap<PartitionIndex, OffsetSpec>,
     found: BTreeMap<PartitionIndex, ListedOffset>,
-    last_error: Option<ApiError>,
+    /// Why an open partition's offset was not found when it was asked for last.
+    failed: BTreeMap<PartitionIndex, ClientError>,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    fn new(
+        client: &'a Client,
+        topic: &'a str,
+        topic_id: TopicId,
+        partitions: Vec<(PartitionIndex, OffsetSpec)>,
+    ) -> Asked<'a> {
+        Asked {
+            client,
+            topic,
+            topic_id,
+            open: partitions.into_iter().collect(),
+            found: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Asks the leaders of all open partitions at the same time, once.
+    async fn ask_once(&mut self, limit: Duration) -> Result<(), ClientError> {
+        let client = self.client;
+        let asking = self.requests()?.into_iter().map(|(endpoint, request)| {
+            let indexes: Vec<_> = indexes(&request).collect();
+            async move { (indexes, ask(client, endpoint, request, limit).await) }
+        });
+        for (indexes, answer) in join_all(asking).await {
+            match answer {
+                Ok(response) => self.take(response),
+                Err(error) => {
+                    let failed = indexes.into_iter().map(|index| (index, error.clone()));
+                    self.failed.extend(failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One request for each leader of open partitions. Partitions without leader wait.
     fn requests(&mut self) -> Result<BTreeMap<String, v1::ListOffsetsRequest>, ClientError> {
         let cluster = self.client.cluster();
@@ -111,7 +167,8 @@ impl Asked<'_> {
             }
             let Some((leader, epoch)) = cluster.leader(self.topic_id, *index) else {
                 let message = format!("{}-{index} has no leader", self.topic);
-                self.last_error = Some(ApiError::new(ErrorCode::LeaderNotAvailable, message));
+                let error = ApiError::new(ErrorCode::LeaderNotAvailable, message);
+                self.failed.insert(*index, ClientError::Api(error));
                 continue;
             };
             let partition = v1::ListOffsetsPartition {
@@ -133,39 +190,7 @@ impl Asked<'_> {
         Ok(requests)
     }
 
-    async fn ask(
-        &mut self,
-        endpoint: String,
-        request: v1::ListOffsetsRequest,
-        deadline: Instant,
-    ) -> Result<(), ClientError> {
-        let limit = self.client.config().request_timeout / 3;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let answer = async {
-            let mut client = self.client.connections().log(&endpoint)?;
-            let response = client.list_offsets(request).await;
-            response.map_err(|status| Failure::classify(&status))
-        };
-        let failure = match timeout(left.min(limit), answer).await {
-            Ok(Ok(response)) => return self.take(response.into_inner()),
-            Ok(Err(failure)) => failure,
-            Err(_) => Failure::Broken(format!("{endpoint}: no answer in time")),
-        };
-        match failure {
-            Failure::Refused(error) if !error.code.is_retriable() => Err(ClientError::Api(error)),
-            Failure::Refused(error) => {
-                self.last_error = Some(error);
-                Ok(())
-            }
-            failure => {
-                let message = format!("{endpoint}: {}", failure.reason());
-                self.last_error = Some(ApiError::new(ErrorCode::NetworkException, message));
-                Ok(())
-            }
-        }
-    }
-
-    fn take(&mut self, response: v1::ListOffsetsResponse) -> Result<(), ClientError> {
+    fn take(&mut self, response: v1::ListOffsetsResponse) {
         for result in response.results {
             let Some(index) = result.partition.map(|p| PartitionIndex(p.partition)) else {
                 continue;
@@ -174,12 +199,10 @@ impl Asked<'_> {
                 if let Some(hint) = &error.leader {
                     self.client.view().learn_leader(self.topic_id, index, hint);
                 }
-                let error = ApiError::from(error);
-                if !error.code.is_retriable() {
-                    return Err(ClientError::Api(error));
-                }
-                self.last_error = Some(error);
+                let error = ClientError::Api(ApiError::from(error));
+                self.failed.insert(index, error);
             } else if self.open.remove(&index).is_some() {
+                self.failed.remove(&index);
                 let listed = ListedOffset {
                     partition: index,
                     offset: result.offset.map(Offset),
@@ -189,16 +212,45 @@ impl Asked<'_> {
                 self.found.insert(index, listed);
             }
         }
-        Ok(())
     }
 
     fn into_error(self, after: Duration) -> ClientError {
-        self.last_error.map_or(
-            ClientError::TimedOut {
-                what: format!("listing the offsets of {}", self.topic),
-                after,
-            },
-            ClientError::Api,
-        )
+        let last = self.failed.into_values().next_back();
+        last.unwrap_or_else(|| ClientError::TimedOut {
+            what: format!("listing the offsets of {}", self.topic),
+            after,
+        })
     }
+}
+
+/// The partitions that a request is about.
+fn indexes(request: &v1::ListOffsetsRequest) -> impl Iterator<Item = PartitionIndex> {
+    let partitions = request.partitions.iter();
+    let named = partitions.filter_map(|it| it.partition.as_ref());
+    named.map(|it| PartitionIndex(it.partition))
+}
+
+async fn ask(
+    client: &Client,
+    endpoint: String,
+    request: v1::ListOffsetsRequest,
+    limit: Duration,
+) -> Result<v1::ListOffsetsResponse, ClientError> {
+    let answer = async {
+        let mut client = client.connections().log(&endpoint)?;
+        let response = client.list_offsets(request).await;
+        response.map_err(|status| Failure::classify(&status))
+    };
+    let failure = match timeout(limit, answer).await {
+        Ok(Ok(response)) => return Ok(response.into_inner()),
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::Broken("no answer in time".to_owned()),
+    };
+    Err(ClientError::Api(match failure {
+        Failure::Refused(error) => error,
+        failure => {
+            let message = format!("{endpoint}: {}", failure.reason());
+            ApiError::new(ErrorCode::NetworkException, message)
+        }
+    }))
 }

@@ -2,7 +2,7 @@
 //! their leader, at most one fetch of a partition in flight, moved as soon as the leader moves.
 //! Knows neither clock nor socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ impl Fetcher {
     pub(super) fn drive(&mut self, now: Instant, view: &ClusterSnapshot) {
         for stream in self.links.streams_to_gone(view) {
             self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream);
+            self.on_stream_closed(now, stream, "its broker left the cluster");
         }
         let mut held: usize = self.positions.values().map(Position::buffered_bytes).sum();
         let ahead = self.config.partition_max_bytes as usize;
@@ -156,6 +156,7 @@ impl Fetcher {
                 continue;
             }
             let Some((broker, epoch)) = view.leader(id.topic, id.partition) else {
+                position.on_trouble(now, "it has no leader");
                 continue;
             };
             if held >= self.config.buffer_bytes || !position.wants_fetch(now, epoch, ahead) {
@@ -224,9 +225,16 @@ impl Fetcher {
         let Some((partitions, _)) = self.links.on_answer(response.request_id) else {
             return;
         };
+        let failed = response.results.iter().filter(|it| it.error.is_some());
+        let failed: BTreeSet<_> = failed
+            .filter_map(|it| self.identify(it.partition.as_ref(), &partitions))
+            .collect();
         for (id, asked) in &partitions {
             if let Some(position) = self.asked(*id, *asked) {
                 position.on_answered();
+                if !failed.contains(id) {
+                    position.on_well();
+                }
             }
         }
         for result in response.results {
@@ -271,6 +279,7 @@ impl Fetcher {
             },
             code if code.is_retriable() => {
                 position.on_retriable(now, asked.epoch);
+                position.on_trouble(now, &refusal.to_string());
                 let suspicious = position.failed_attempts() >= SUSPICION_AFTER;
                 self.suspect_if(suspicious);
                 if let Some(hint) = error.leader {
@@ -290,7 +299,7 @@ impl Fetcher {
     }
 
     /// A stream ended; nothing on it will be answered.
-    pub(super) fn on_stream_closed(&mut self, now: Instant, stream: u64) {
+    pub(super) fn on_stream_closed(&mut self, now: Instant, stream: u64, reason: &str) {
         let Some(lost) = self.links.on_closed(now, stream) else {
             return;
         };
@@ -300,6 +309,7 @@ impl Fetcher {
                 if let Some(position) = self.asked(*id, *asked) {
                     position.on_answered();
                     position.on_retriable(now, asked.epoch);
+                    position.on_trouble(now, reason);
                     suspicious |= position.failed_attempts() >= SUSPICION_AFTER;
                 }
             }
@@ -314,7 +324,7 @@ impl Fetcher {
         self.suspect_if(stalled);
         for stream in self.links.late_streams(now, self.answer_limit()) {
             self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream);
+            self.on_stream_closed(now, stream, "its leader does not answer");
         }
     }
 

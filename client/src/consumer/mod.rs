@@ -27,7 +27,7 @@ use self::fetcher::{Effect, FETCHES_PER_BROKER_MAX, Fetcher};
 use crate::admin::{ListedOffset, OffsetSpec, list_offsets};
 use crate::backoff::Backoff;
 use crate::client::Client;
-use crate::cluster::ClusterSnapshot;
+use crate::cluster::{ClusterSnapshot, TopicInfo};
 use crate::error::{ClientError, ConsumeError};
 use crate::producer::RecordHeader;
 use crate::stream::{BidiStream, DataClient, StreamEvent};
@@ -60,6 +60,17 @@ pub struct ConsumedRecord {
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
     pub headers: Vec<RecordHeader>,
+}
+
+/// A partition that cannot be fetched at present. The consumer goes on trying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub topic: Arc<str>,
+    pub partition: PartitionIndex,
+    /// Why the last attempt failed, in words.
+    pub reason: String,
+    /// How long no attempt has succeeded.
+    pub lasts: Duration,
 }
 
 /// Reads records of the partitions assigned to it.
@@ -105,6 +116,36 @@ impl Consumer {
         topic: &str,
         partitions: Vec<(PartitionIndex, StartPosition)>,
     ) -> Result<(), ConsumeError> {
+        let (info, starts) = self.starts(topic, partitions).await?;
+        self.fetcher.retain(|id, position| {
+            **position.topic() != *topic
+                || (id.topic == info.id && starts.contains_key(&id.partition))
+        });
+        self.begin(&info, starts);
+        Ok(())
+    }
+
+    /// Reads these partitions too. What is assigned already goes on as it is, unless it is named
+    /// here.
+    ///
+    /// # Errors
+    /// As those of [`Consumer::assign`].
+    pub async fn assign_more(
+        &mut self,
+        topic: &str,
+        partitions: Vec<(PartitionIndex, StartPosition)>,
+    ) -> Result<(), ConsumeError> {
+        let (info, starts) = self.starts(topic, partitions).await?;
+        self.begin(&info, starts);
+        Ok(())
+    }
+
+    /// The topic, and the offsets that these positions stand for.
+    async fn starts(
+        &self,
+        topic: &str,
+        partitions: Vec<(PartitionIndex, StartPosition)>,
+    ) -> Result<(Arc<TopicInfo>, BTreeMap<PartitionIndex, Offset>), ConsumeError> {
         let wait = UNKNOWN_TOPIC_PATIENCE.min(self.client.config().request_timeout);
         let known = self
             .client
@@ -131,16 +172,15 @@ impl Consumer {
             }
         }
         starts.extend(find_offsets(&self.client, topic, info.id, asked).await?);
-        self.fetcher.retain(|id, position| {
-            **position.topic() != *topic
-                || (id.topic == info.id && starts.contains_key(&id.partition))
-        });
+        Ok((info, starts))
+    }
+
+    fn begin(&mut self, info: &TopicInfo, starts: BTreeMap<PartitionIndex, Offset>) {
         for (partition, offset) in starts {
             let id = TopicIdPartition::new(info.id, partition);
             self.fetcher.assign(id, Arc::clone(&info.name), offset);
         }
         self.drive();
-        Ok(())
     }
 
     /// Stops reading a topic.
@@ -199,6 +239,21 @@ impl Consumer {
         self.fetcher.position(topic, partition)?.high_watermark()
     }
 
+    /// The partitions that cannot be fetched at present, as of the last poll.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let now = self.now();
+        let troubled = self.fetcher.positions().filter_map(|(id, position)| {
+            let (since, reason) = position.trouble()?;
+            Some(Trouble {
+                topic: Arc::clone(position.topic()),
+                partition: id.partition,
+                reason: reason.to_owned(),
+                lasts: now.since(since),
+            })
+        });
+        troubled.collect()
+    }
+
     /// Goes on from another offset, and forgets what failed.
     ///
     /// # Errors
@@ -244,9 +299,9 @@ impl Consumer {
         let now = self.now();
         match event {
             StreamEvent::Response(response) => self.fetcher.on_response(now, response),
-            StreamEvent::Closed { stream, .. } => {
+            StreamEvent::Closed { stream, reason, .. } => {
                 self.streams.remove(&stream);
-                self.fetcher.on_stream_closed(now, stream);
+                self.fetcher.on_stream_closed(now, stream, &reason);
             }
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Position {
     retry: Option<(Instant, LeaderEpoch)>,
     failure: Option<ConsumeError>,
     reset: Option<OffsetSpec>,
+    /// Since when fetches fail, and why the last one did.
+    trouble: Option<(Instant, String)>,
 }
 
 impl Position {
@@ -63,6 +65,7 @@ impl Position {
             retry: None,
             failure: None,
             reset: None,
+            trouble: None,
         }
     }
 
@@ -151,6 +154,25 @@ impl Position {
     /// Waits before the next fetch, unless a newer leader turns up.
     pub(super) fn on_retriable(&mut self, now: Instant, epoch: LeaderEpoch) {
         self.retry = Some((now + self.backoff.on_failure(), epoch));
+    }
+
+    /// The partition cannot be fetched, for this reason.
+    pub(super) fn on_trouble(&mut self, now: Instant, reason: &str) {
+        match &mut self.trouble {
+            Some((_, known)) if known == reason => {}
+            Some((_, known)) => reason.clone_into(known),
+            None => self.trouble = Some((now, reason.to_owned())),
+        }
+    }
+
+    /// A fetch of the partition succeeded, with or without records.
+    pub(super) fn on_well(&mut self) {
+        self.trouble = None;
+    }
+
+    pub(super) fn trouble(&self) -> Option<(Instant, &str)> {
+        let (since, reason) = self.trouble.as_ref()?;
+        Some((*since, reason))
     }
 
     pub(super) fn failed_attempts(&self) -> u32 {

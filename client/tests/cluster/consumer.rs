@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ottla_client::{
-    AutoReset, Client, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, ProducerConfig,
-    ProducerRecord, StartPosition,
+    AutoReset, Client, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, OffsetSpec,
+    ProducerConfig, ProducerRecord, StartPosition,
 };
 use ottla_model::{Offset, PartitionIndex, TimestampMs};
 use tokio::time::{Instant, timeout};
@@ -190,4 +190,50 @@ async fn damaged_bytes_are_never_handed_out() {
         }
     };
     assert!(matches!(error, ConsumeError::Corrupt { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn partitions_are_read_whatever_became_of_the_leaders_of_others() {
+    let mut cluster = FakeCluster::with_topic(3, "t", 3);
+    let client = cluster.client().await;
+    for partition in 0..3 {
+        produce(&client, partition, 0..10).await;
+    }
+    cluster.kill(1);
+    cluster.move_leader("t", 2, -1);
+    let leaderless =
+        |c: &ottla_client::ClusterSnapshot| c.topic("t").unwrap().partitions[2].leader_epoch.0 == 1;
+    client.wait_for(leaderless, PATIENCE).await.unwrap();
+    let asked = (0..3).map(|p| (PartitionIndex(p), OffsetSpec::Latest));
+    let admin = client.admin();
+    let listing = admin.list_offsets_once("t", asked.collect(), Duration::from_secs(5));
+    let listed = listing.await.unwrap();
+    let found = |p: i32| listed[&PartitionIndex(p)].as_ref().map(|it| it.offset);
+    assert_eq!(found(0), Ok(Some(Offset(10))));
+    assert!(found(1).is_err(), "its leader is dead");
+    let reason = found(2).unwrap_err().to_string();
+    assert!(reason.contains("t-2 has no leader"), "{reason}");
+
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    for p in 0..3 {
+        let start = vec![(PartitionIndex(p), StartPosition::Offset(Offset(0)))];
+        consumer.assign_more("t", start).await.unwrap();
+    }
+    assert_eq!(read(&mut consumer, 10).await.len(), 10);
+    let troubled = |consumer: &Consumer| -> Vec<i32> {
+        let troubles = consumer.troubles().into_iter();
+        troubles.map(|trouble| trouble.partition.0).collect()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while troubled(&consumer) != [1, 2] {
+        assert!(Instant::now() < deadline, "{:?}", consumer.troubles());
+        consumer.poll(Duration::from_millis(50)).await.unwrap();
+    }
+    cluster.move_leader("t", 1, 0);
+    cluster.move_leader("t", 2, 2);
+    read(&mut consumer, 20).await;
+    while !troubled(&consumer).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", consumer.troubles());
+        consumer.poll(Duration::from_millis(50)).await.unwrap();
+    }
 }
