@@ -204,7 +204,8 @@ pub fn exit_for_code(code: ErrorCode) -> Exit {
         ErrorCode::UnknownTopicOrPartition
         | ErrorCode::UnknownTopicId
         | ErrorCode::BrokerIdNotRegistered => Exit::NotFound,
-        ErrorCode::RequestTimedOut => Exit::TimedOut,
+        // A broker without controllers answers so once the time that it was given is over.
+        ErrorCode::RequestTimedOut | ErrorCode::NoControllerQuorum => Exit::TimedOut,
         _ => Exit::Failure,
     }
 }
@@ -218,6 +219,7 @@ mod tests {
         let of = |code| CommandError::from(ApiError::new(code, "no")).exit;
         assert_eq!(of(ErrorCode::UnknownTopicOrPartition), Exit::NotFound);
         assert_eq!(of(ErrorCode::RequestTimedOut), Exit::TimedOut);
+        assert_eq!(of(ErrorCode::NoControllerQuorum), Exit::TimedOut);
         assert_eq!(of(ErrorCode::TopicAlreadyExists), Exit::Failure);
         let status = tonic::Status::deadline_exceeded("late");
         assert_eq!(CommandError::from(status).exit, Exit::TimedOut);

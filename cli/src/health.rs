@@ -7,6 +7,8 @@ use std::fmt;
 use ottla_proto::v1::{ClusterView, PartitionView};
 use serde::Serialize;
 
+use crate::output::counted;
+
 /// How many partitions a finding names before it only counts them.
 const NAMED_MAX: usize = 5;
 
@@ -308,8 +310,10 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "{:<20}{} in {} topics",
-            "partitions", self.partitions, self.topics
+            "{:<20}{} in {}",
+            "partitions",
+            self.partitions,
+            counted(self.topics, "topic")
         )?;
         writeln!(f, "{:<20}{}", "leaderless", self.leaderless)?;
         writeln!(f, "{:<20}{}", "under-replicated", self.under_replicated)?;

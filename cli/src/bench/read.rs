@@ -19,6 +19,7 @@ use super::meter::Meter;
 use super::payload::stamp;
 use super::topic::partitions;
 use super::worker::Gate;
+use crate::output::counted;
 
 /// How long a poll waits, and so how soon an end asked for is noticed.
 const POLL: Duration = Duration::from_millis(100);
@@ -118,8 +119,8 @@ async fn read_to(
             });
             if now - last > PATIENCE {
                 bail!(
-                    "nothing came for {PATIENCE:?}; {} partitions are unread",
-                    ends.len()
+                    "nothing came for {PATIENCE:?}; {} unread",
+                    counted(ends.len(), "partition")
                 );
             }
             continue;
@@ -183,7 +184,10 @@ pub async fn follow(
             return Ok(());
         }
         if now - last > PATIENCE {
-            bail!("nothing came for {PATIENCE:?}; {seen} records were read");
+            bail!(
+                "nothing came for {PATIENCE:?}; {} read",
+                counted(seen, "record")
+            );
         }
     }
 }

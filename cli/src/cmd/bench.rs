@@ -13,7 +13,8 @@ use crate::bench::{
 };
 use crate::duration;
 use crate::exit::{CommandError, CommandResult};
-use crate::{output, session, signals};
+use crate::output::{self, counted};
+use crate::{session, signals};
 
 use super::produce::AcksArg;
 
@@ -293,7 +294,10 @@ async fn consume(args: ConsumeArgs) -> CommandResult {
     writing.records = Some(args.records);
     let stage = Stage::open(&args.request, &args.topic).await?;
     if args.topic.topic.is_none() {
-        output::note(format_args!("writing {} records to read", args.records));
+        output::note(format_args!(
+            "writing {} to read",
+            counted(args.records, "record")
+        ));
         let settings = writing_settings(&stage.topic, &writing, Duration::ZERO);
         let scene = stage.scene(settings, Duration::ZERO);
         let filled = stage

@@ -14,7 +14,7 @@ use crate::cmd::broker::{self, ListedBroker};
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::health::{Unanswered, Verdict};
 use crate::observe::{self, Expected};
-use crate::output::{self, OutputFormat, Table};
+use crate::output::{self, OutputFormat, Table, counted};
 use crate::session;
 
 /// How often a watched cluster is looked at when it reports no change itself.
@@ -214,13 +214,13 @@ async fn describe(request: RequestArgs) -> CommandResult {
                 ]);
             }
             format!(
-                "cluster {}\nmetadata offset {}, told by broker {}\n{} topics with {} partitions\n\n\
+                "cluster {}\nmetadata offset {}, told by broker {}\n{} with {}\n\n\
              controllers\n{}\nbrokers\n{}",
                 cluster.cluster_id,
                 cluster.metadata_offset,
                 cluster.answered_by,
-                cluster.topics,
-                cluster.partitions,
+                counted(cluster.topics, "topic"),
+                counted(cluster.partitions, "partition"),
                 controllers.render(),
                 broker::table(&cluster.brokers),
             )

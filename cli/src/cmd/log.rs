@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use ottla_log::RealDisk;
-use ottla_log::dump::{DumpedBatch, Finding, SegmentSummary, dump_segment, verify_dir};
+use ottla_log::dump::{
+    DumpedBatch, Finding, SegmentSummary, dump_segment, is_segment as is_named_segment, verify_dir,
+};
 use ottla_model::batch::decode_records;
 use ottla_model::limits::BATCH_BYTES_MAX;
 use serde::Serialize;
@@ -17,7 +19,8 @@ use serde::Serialize;
 use crate::args::OutputArgs;
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::format::RecordView;
-use crate::output::{self, OutputFormat, stdout_error};
+use crate::node;
+use crate::output::{self, OutputFormat, counted, stdout_error};
 
 /// The most bytes that one batch's records are unpacked to.
 const UNPACKED_MAX: usize = 16 * BATCH_BYTES_MAX;
@@ -167,13 +170,16 @@ fn is_segment(summary: &SegmentSummary) -> bool {
 fn verdict(summary: &SegmentSummary) -> String {
     if !is_segment(summary) {
         return format!(
-            "this is no segment file, or a damaged one: its {} bytes do not begin with a record batch",
-            summary.trailing_bytes
+            "this is no segment file, or a damaged one: its {} do not begin with a record batch",
+            counted(summary.trailing_bytes, "byte")
         );
     }
     format!(
-        "{} batches in {} bytes, {} of them damaged, {} bytes behind them",
-        summary.batches, summary.bytes, summary.invalid, summary.trailing_bytes
+        "{} in {}, {} of them damaged, {} behind them",
+        counted(summary.batches, "batch"),
+        counted(summary.bytes, "byte"),
+        summary.invalid,
+        counted(summary.trailing_bytes, "byte")
     )
 }
 
@@ -265,6 +271,8 @@ fn records(file: &File, batch: &DumpedBatch) -> anyhow::Result<Vec<serde_json::V
 #[derive(Debug, Serialize)]
 struct Verified {
     directory: PathBuf,
+    /// Without one, nothing tells how far the segments' batches must go.
+    has_checkpoint: bool,
     findings: Vec<Damage>,
 }
 
@@ -295,14 +303,45 @@ fn log_directory(named: &Path) -> Result<PathBuf, CommandError> {
         );
         return Err(CommandError::new(Exit::NotFound, reason));
     };
-    if !found.join("checkpoint").is_file() {
-        let reason = anyhow::anyhow!(
-            "{} has no checkpoint yet, so nothing in it can be checked; stop the node cleanly first",
-            found.display()
-        );
-        return Err(CommandError::new(Exit::Failure, reason));
-    }
     Ok(found)
+}
+
+/// The process of the node that a broker's log belongs to, if it runs. The lock is in the data
+/// directory, at most two folders further up.
+fn running(log: &Path) -> Option<u32> {
+    let log = log.canonicalize().ok()?;
+    log.ancestors().take(3).find_map(node::holder)
+}
+
+/// Checks the batches of every segment file that is there, as far as they go.
+fn verify_segments(log: &Path) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for partition in entries(&log.join("partitions"))? {
+        if !partition.is_dir() {
+            continue;
+        }
+        for path in entries(&partition)? {
+            if !is_named_segment(&path) {
+                continue;
+            }
+            let summary = dump_segment(&RealDisk, &path, &mut |_| {})?;
+            if summary.invalid > 0 {
+                let what = format!("{} damaged", counted(summary.invalid, "batch"));
+                findings.push(Finding { path, what });
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(directory)?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut paths = read().with_context(|| format!("cannot list {}", directory.display()))?;
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 fn verify(args: &VerifyArgs) -> CommandResult {
@@ -311,8 +350,25 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         return Err(CommandError::new(Exit::NotFound, reason));
     }
     let directory = log_directory(&args.directory)?;
-    let findings = verify_dir(&RealDisk, &directory)?;
+    if let Some(process) = running(&directory) {
+        output::note(format_args!(
+            "the node runs as process {process}; files that it is writing may look torn"
+        ));
+    }
+    let has_checkpoint = directory.join("checkpoint").is_file();
+    let findings = match has_checkpoint {
+        true => verify_dir(&RealDisk, &directory)?,
+        false => {
+            output::note(format_args!(
+                "{} has no checkpoint yet: its batches are checked as far as they go, but nothing \
+                 tells how far they must go",
+                directory.display()
+            ));
+            verify_segments(&directory)?
+        }
+    };
     let verified = Verified {
+        has_checkpoint,
         directory,
         findings: findings.into_iter().map(Damage::from).collect(),
     };
@@ -332,6 +388,9 @@ fn verify(args: &VerifyArgs) -> CommandResult {
 
 #[cfg(test)]
 mod tests {
+    use ottla_model::batch::{BatchBuilder, NewRecord};
+    use ottla_model::compression::Compression;
+
     use super::*;
 
     fn dumped(bytes: &[u8]) -> CommandResult {
@@ -345,6 +404,38 @@ mod tests {
                 output: OutputFormat::Json,
             },
         })
+    }
+
+    #[test]
+    fn without_a_checkpoint_the_segments_are_checked_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let partition = directory.path().join("broker/log/partitions/a-0");
+        std::fs::create_dir_all(&partition).unwrap();
+        let file = partition.join("00000000000000000000.log");
+        let verified = || {
+            verify(&VerifyArgs {
+                directory: directory.path().to_owned(),
+                output: OutputArgs {
+                    output: OutputFormat::Json,
+                },
+            })
+        };
+        let mut builder = BatchBuilder::new(Compression::None);
+        let record = NewRecord {
+            value: Some(b"value"),
+            ..NewRecord::default()
+        };
+        builder.push(&record).unwrap();
+        let mut batch = builder.build().unwrap().to_vec();
+        std::fs::write(&file, &batch).unwrap();
+        assert!(verified().is_ok());
+        let last = batch.len() - 1;
+        batch[last] ^= 1;
+        std::fs::write(&file, &batch).unwrap();
+        assert_eq!(verified().unwrap_err().exit, Exit::Condition);
+        let _lock = node::DirectoryLock::take(directory.path()).unwrap();
+        let log = directory.path().join("broker/log");
+        assert_eq!(running(&log), Some(std::process::id()));
     }
 
     #[test]

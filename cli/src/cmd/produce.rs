@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::args::RequestArgs;
 use crate::duration;
-use crate::exit::{CommandError, CommandResult};
+use crate::exit::{CommandError, CommandResult, Exit};
 use crate::format::{InputFormat, InputRecord, MalformedRecord, parse_header};
-use crate::output;
+use crate::output::{self, counted};
 use crate::{session, signals};
 
 /// Records handed from the reading thread at a time, so that the hand-over costs little.
@@ -363,25 +363,38 @@ fn summarize(args: &ProduceArgs, sending: &Sending, outcome: CommandResult) -> C
         output::print_line(output::OutputFormat::Json, &summary, |_| String::new())?;
     } else if outcome.is_ok() {
         output::note(format_args!(
-            "{} records acknowledged in {seconds:.2} s ({:.0} records/s, {:.1} MB/s)",
-            tally.acknowledged,
+            "{} acknowledged in {seconds:.2} s ({:.0} records/s, {:.1} MB/s)",
+            counted(tally.acknowledged, "record"),
             tally.acknowledged as f64 / seconds.max(0.001),
             tally.bytes as f64 / seconds.max(0.001) / 1e6,
         ));
     }
-    outcome.map_err(|error| match tally.account(&args.topic) {
-        Some(account) => error.context(account),
-        None => error,
-    })
+    outcome.map_err(|error| tally.blame(error, &args.topic))
 }
 
 impl Tally {
+    /// The error with what came of the records. A malformed record behind good ones leaves the
+    /// input partly produced.
+    fn blame(&self, error: CommandError, topic: &str) -> CommandError {
+        let malformed = error.reason.chain().any(|it| it.is::<MalformedRecord>());
+        let exit = match malformed && self.acknowledged > 0 {
+            true => Exit::Partly,
+            false => error.exit,
+        };
+        let error = CommandError { exit, ..error };
+        match self.account(topic) {
+            Some(account) => error.context(account),
+            None => error,
+        }
+    }
+
     /// What came of the records so far; nothing if there was none.
     fn account(&self, topic: &str) -> Option<String> {
         (self.sent > 0).then(|| {
             format!(
-                "{} of {} records sent to {topic} were acknowledged",
-                self.acknowledged, self.sent
+                "{} of {} sent to {topic} acknowledged",
+                self.acknowledged,
+                counted(self.sent, "record")
             )
         })
     }
@@ -390,6 +403,17 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_malformed_record_behind_good_ones_leaves_the_input_partly_produced() {
+        let malformed = || CommandError::from(MalformedRecord::TooLong { number: 4 });
+        let mut tally = Tally::default();
+        assert_eq!(tally.blame(malformed(), "t").exit, Exit::Failure);
+        (tally.sent, tally.acknowledged) = (3, 3);
+        assert_eq!(tally.blame(malformed(), "t").exit, Exit::Partly);
+        let other = CommandError::from(anyhow::anyhow!("no"));
+        assert_eq!(tally.blame(other, "t").exit, Exit::Failure);
+    }
 
     #[test]
     fn an_error_before_the_first_record_has_nothing_to_account_for() {

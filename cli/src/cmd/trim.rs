@@ -1,14 +1,18 @@
 //! `ottla topic trim`: drops the records before an offset (Kafka's `DeleteRecords`).
 
 use clap::Args;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use ottla_client::Trimmed;
 use ottla_model::{Offset, PartitionIndex};
 use serde::Serialize;
 
 use crate::args::RequestArgs;
-use crate::exit::CommandResult;
+use crate::exit::{CommandError, CommandResult, Several};
 use crate::output::{self, Table};
 use crate::session;
+
+/// How many partitions are trimmed at the same time.
+const AT_ONCE_MAX: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("before").required(true).args(["before_offset", "all"])))]
@@ -52,17 +56,30 @@ pub async fn run(args: TrimArgs) -> CommandResult {
         partitions.extend(topic.partitions.iter().map(|partition| partition.partition));
     }
     let before = args.before_offset.map(Offset);
-    let asked = partitions
-        .into_iter()
-        .map(|index| (PartitionIndex(index), before))
-        .collect();
-    let trimmed = client.admin().delete_records(&args.topic, asked).await?;
-    let rows: Vec<Row> = trimmed.into_iter().map(Row::from).collect();
-    Ok(output::print(args.request.output.output, &rows, |rows| {
+    partitions.sort_unstable();
+    partitions.dedup();
+    let (admin, topic) = (client.admin(), &args.topic);
+    let trims = partitions.into_iter().map(|index| {
+        let trim = admin.delete_records(topic, vec![(PartitionIndex(index), before)]);
+        trim.map(move |outcome| (index, outcome))
+    });
+    // Each for itself: one that fails keeps no other from being trimmed.
+    let outcomes: Vec<_> = stream::iter(trims).buffered(AT_ONCE_MAX).collect().await;
+    let mut several = Several::default();
+    let mut rows: Vec<Row> = Vec::new();
+    for (index, outcome) in outcomes {
+        let outcome = outcome.map_err(|error| {
+            CommandError::from(error).context(format!("{topic}-{index} was not trimmed"))
+        });
+        let trimmed = several.take(outcome).into_iter().flatten();
+        rows.extend(trimmed.map(Row::from));
+    }
+    output::print(args.request.output.output, &rows, |rows| {
         let mut table = Table::new(["PARTITION", "LOW-WATERMARK"]);
         for row in rows {
             table.row([row.partition.to_string(), row.low_watermark.to_string()]);
         }
         table.render()
-    })?)
+    })?;
+    several.outcome()
 }

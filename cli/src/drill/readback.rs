@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::audit::{ReadBack, Seen};
 use super::load::{Load, decode};
 use super::scene::Scene;
+use crate::output::counted;
 
 const POLL: Duration = Duration::from_millis(200);
 /// How long a read that should find records may find none.
@@ -112,8 +113,8 @@ pub async fn read_all(client: &Client, load: &Load) -> anyhow::Result<ReadBack> 
         }
         anyhow::ensure!(
             progress.elapsed() < PATIENCE,
-            "the read back stopped short of the end of {} partitions",
-            open.len()
+            "the read back stopped short of the end of {}",
+            counted(open.len(), "partition")
         );
     }
     Ok(read)

@@ -22,7 +22,7 @@ use crate::dev::Shape;
 use crate::duration::show;
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::observe::{self, Expected};
-use crate::output::note;
+use crate::output::{counted, note};
 
 const PARTITIONS: usize = 12;
 /// How often a condition is looked at. Measurements carry the times of their events, so this does
@@ -92,7 +92,8 @@ async fn drill(options: &DrillOptions, victims: &mut Victims) -> CommandResult<R
     let (given_up, reason) = scene.refusals();
     if let Some(reason) = reason {
         note(format_args!(
-            "{given_up} records were given up, the last because: {reason}"
+            "given up: {}, the last because: {reason}",
+            counted(given_up, "record")
         ));
     }
     let audit = audit(&ledger, &read?, &live);
@@ -153,12 +154,12 @@ async fn rounds(
         let objective = round.objective().map_or_else(|| "-".to_owned(), show);
         note(format_args!(
             "round {number}: killed {} {}, back after {objective}, longest write pause {}, healthy \
-             after {}; {} records acknowledged so far",
+             after {}; {} acknowledged so far",
             options.target.name(),
             round.victim,
             show(round.write_pause),
             show(round.healthy),
-            scene.acknowledged_records(),
+            counted(scene.acknowledged_records(), "record"),
         ));
         rounds.push(round);
     }

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{id_text, is, min_isr, pairs};
 use crate::args::{KeyValue, RequestArgs, at_least_one, key_value};
 use crate::exit::CommandResult;
-use crate::{output, session};
+use crate::output::{self, counted};
+use crate::session;
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -87,8 +88,10 @@ pub async fn create(args: CreateArgs) -> CommandResult {
                 output::note(warning);
             }
             let said = format!(
-                "topic {} {verb} with {} partitions, replication factor {}",
-                args.name, reply.partitions, reply.replication_factor
+                "topic {} {verb} with {}, replication factor {}",
+                args.name,
+                counted(reply.partitions, "partition"),
+                reply.replication_factor
             );
             let created = Created {
                 name: reply.name,
@@ -163,7 +166,10 @@ fn differences(asked: &NewTopic, present: &DescribeTopicResponse) -> Vec<String>
         .filter(|wanted| *wanted != partitions.len())
     {
         let has = partitions.len();
-        found.push(format!("it has {has} partitions, not {wanted}"));
+        found.push(format!(
+            "it has {}, not {wanted}",
+            counted(has, "partition")
+        ));
     }
     for (index, partition) in partitions.iter().enumerate() {
         let assigned = asked.assignments.get(index).map(Vec::len);
