@@ -105,7 +105,11 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         }
         None => {
             open.extend(partitions.iter().map(|index| (*index, String::new())));
-            looking.spawn(lookup.run(partitions.clone(), sender));
+            // Apart, so that a leader that does not answer holds up none of the others.
+            for group in by_leader(&client, &args.topic, &partitions) {
+                looking.spawn(lookup.clone().run(group, sender.clone()));
+            }
+            drop(sender);
         }
     }
     let reading = Reading {
@@ -159,6 +163,17 @@ async fn partitions(client: &Client, args: &ConsumeArgs) -> CommandResult<Vec<Pa
     asked.sort_unstable();
     asked.dedup();
     Ok(asked)
+}
+
+/// The partitions, those that share a leader together.
+fn by_leader(client: &Client, topic: &str, all: &[PartitionIndex]) -> Vec<Vec<PartitionIndex>> {
+    let cluster = client.cluster();
+    let leader = |index| cluster.topic(topic)?.partition(index)?.leader;
+    let mut groups: BTreeMap<_, Vec<PartitionIndex>> = BTreeMap::new();
+    for index in all {
+        groups.entry(leader(*index)).or_default().push(*index);
+    }
+    groups.into_values().collect()
 }
 
 /// Milliseconds since the Unix epoch.
@@ -364,7 +379,11 @@ impl Reading<'_> {
         let mut causes: BTreeMap<&str, Vec<PartitionIndex>> = BTreeMap::new();
         for index in &unread {
             let reason = self.unreadable.reason(*index);
-            let reason = reason.unwrap_or("no record came in time");
+            let unknown = match self.open.contains_key(index) {
+                true => "its leader did not answer in time",
+                false => "its records did not come in time",
+            };
+            let reason = reason.unwrap_or(unknown);
             causes.entry(reason).or_default().push(*index);
         }
         let causes = causes
