@@ -492,7 +492,7 @@ mod tests {
         );
         // Broker 2 is fenced, so that nobody reaches it is no news.
         assert!(
-            verdict.findings[3]
+            verdict.findings[4]
                 .text
                 .starts_with("broker 3 is not reachable")
         );
