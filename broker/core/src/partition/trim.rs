@@ -28,11 +28,16 @@ pub(super) struct WaitingTrim {
 }
 
 impl Partition {
-    /// Retention has found that nothing below `from` need be kept.
+    /// Retention has found that nothing below `from` need be kept. A follower is only asked where
+    /// its disk is full; its leader takes over the start that it then tells.
     pub(super) fn on_retain(&mut self, now: Instant, from: Offset, effects: &mut Vec<Effect>) {
-        if matches!(self.state, State::Leading(_)) {
-            self.raise_log_start(from.min(self.high_watermark), effects);
-            self.advance(now, effects);
+        match self.state {
+            State::Idle => {}
+            State::Leading(_) => {
+                self.raise_log_start(from.min(self.high_watermark), effects);
+                self.advance(now, effects);
+            }
+            State::Following(_) => self.raise_log_start(from.min(self.high_watermark), effects),
         }
     }
 

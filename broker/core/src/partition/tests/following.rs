@@ -363,3 +363,15 @@ fn a_cut_keeps_the_start_that_is_not_durable_yet() {
         "{effects:?}"
     );
 }
+
+#[test]
+fn a_follower_whose_disk_is_full_drops_what_retention_allows_below_its_high_watermark() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    follower.step(Input::LeaderData(push(5, &[(10, 4, 2)], 8)));
+    let effects = follower.step(Input::Retain { from: Offset(9) });
+    let dropped = effects.iter().find_map(|effect| match effect {
+        Effect::AdvanceLogStart { to, .. } => Some(*to),
+        _ => None,
+    });
+    assert_eq!(dropped, Some(Offset(8)), "{effects:?}");
+}
