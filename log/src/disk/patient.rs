@@ -129,6 +129,11 @@ impl Disk for PatientDisk {
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         self.disk.free_space(path)
     }
+
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<crate::planted::Bug> {
+        self.disk.planted()
+    }
 }
 
 #[derive(Debug)]
@@ -165,6 +170,11 @@ impl DiskFile for PatientFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<crate::planted::Bug> {
+        self.file.planted()
     }
 }
 
