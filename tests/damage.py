@@ -67,8 +67,10 @@ def files_of(node, suffix):
     """A broker's files of one kind that have bytes, in a fixed order."""
     root = Path(node["data_dir"])
     skipped = {"quarantine", "stray", "discarded", "damaged"}
-    files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.stat().st_size > 0
-             and str(p).endswith(suffix) and not skipped & set(p.relative_to(root).parts)]
+    # Names first: what is not of the kind may go away meanwhile.
+    files = [p for p in sorted(root.rglob("*")) if str(p).endswith(suffix)
+             and not skipped & set(p.relative_to(root).parts)
+             and p.is_file() and p.stat().st_size > 0]
     return files
 
 
