@@ -45,9 +45,13 @@ fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(leader.to_committed(), index)
 }
 
-fn entry(id: LogId, bytes: usize) -> Entry {
-    let data = EntryData(Bytes::from(vec![id.index as u8; bytes]));
-    Entry::new(id, openraft::EntryPayload::Normal(data))
+/// An entry unlike any other. If entries shared their bytes, the rest of a frame that a crash tore
+/// could come from a later frame in the same place and make it whole: the first entry would be back
+/// after recovery had found it gone. Nothing but equal bytes can do that, for the checksum covers
+/// them all, and nothing that was acknowledged is ever written over.
+fn entry(id: LogId, bytes: usize, random: &mut Random) -> Entry {
+    let data: Vec<u8> = (0..bytes).map(|_| random.below(256) as u8).collect();
+    Entry::new(id, openraft::EntryPayload::Normal(EntryData(data.into())))
 }
 
 /// What the log store holds.
@@ -75,7 +79,13 @@ impl Log {
     }
 
     fn describe(&self) -> String {
-        let ids = self.entries.iter().map(|entry| entry.log_id.to_string());
+        // The same place in the log may have held other bytes before it was cut.
+        let ids = self.entries.iter().map(|entry| match &entry.payload {
+            openraft::EntryPayload::Normal(data) => {
+                format!("{} of {} bytes", entry.log_id, data.0.len())
+            }
+            _ => entry.log_id.to_string(),
+        });
         let ids: Vec<_> = ids.collect();
         let (vote, committed, purged) = (&self.vote, &self.committed, &self.purged);
         format!("vote {vote:?}, committed {committed:?}, purged {purged:?}, entries {ids:?}")
@@ -300,7 +310,8 @@ impl Worker<'_> {
             let mut state = 0;
             for _ in 0..=self.random.below(3) {
                 let bytes = 10 + self.random.below(700) as usize;
-                let entry = entry(log_id(term, self.world.log().next_index()), bytes);
+                let id = log_id(term, self.world.log().next_index());
+                let entry = entry(id, bytes, self.random);
                 // A crash may leave the first few entries of one call.
                 state = self.world.next(|log| log.entries.push(entry.clone()));
                 entries.push(entry);
@@ -477,7 +488,7 @@ fn check_point(known: &Known, cut: &Cut, random: &mut Random) -> Result<(), Stri
     expected.vote = Some(vote);
     expected
         .entries
-        .push(entry(log_id(1_000, expected.next_index()), 200));
+        .push(entry(log_id(1_000, expected.next_index()), 200, random));
     let added = expected.entries[expected.entries.len() - 1].clone();
     let worked = block_on(async {
         stores.log.save_vote(&vote).await?;

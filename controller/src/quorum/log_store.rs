@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
-use ottla_log::wal::{Wal, WalConfig};
+use ottla_log::wal::{Wal, WalConfig, WalPosition};
 use ottla_log::{Disk, LogError};
 use parking_lot::RwLock;
 
 use super::frame::{Checkpoint, Frame, encode_entry};
-use super::log_cache::LogCache;
+use super::log_cache::{LogCache, Replay};
 use super::log_writer::{Change, LogWriter, Waiter};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::dir_lock::DirLock;
@@ -39,26 +39,23 @@ impl LogStore {
         dir: &Path,
         config: WalConfig,
     ) -> Result<LogStore, LogError> {
-        let mut cache = LogCache::default();
+        let mut replay = Replay::default();
         let mut places = VecDeque::new();
         let wal = Wal::open_visiting(disk, dir, config, &mut |frame| {
-            let corrupt = |error: io::Error| LogError::Corrupt {
-                path: dir.to_owned(),
-                position: frame.position.0,
-                what: error.to_string(),
-            };
+            let corrupt = |error| corrupt(dir, frame.position, &error);
             let decoded = Frame::decode(&frame.payload).map_err(corrupt)?;
             let entry = match &decoded {
                 Frame::Entry(entry) => Some(entry.log_id.index),
                 _ => None,
             };
-            cache.replay(decoded).map_err(corrupt)?;
+            replay.repeat(decoded).map_err(corrupt)?;
+            let log = replay.log();
             if let Some(index) = entry {
                 places.push_back((index, frame.position));
             }
             // What was truncated or purged has no place any more.
-            while places.len() > cache.len() {
-                let first_live = cache.first_index();
+            while places.len() > log.len() {
+                let first_live = log.first_index();
                 let stale_front = places
                     .front()
                     .is_some_and(|(index, _)| first_live.is_none_or(|first| *index < first));
@@ -70,6 +67,8 @@ impl LogStore {
             }
             Ok(())
         })?;
+        let cache = replay.finish();
+        let cache = cache.map_err(|error| corrupt(dir, wal.end(), &error))?;
         let checkpoint = Checkpoint {
             vote: cache.vote,
             committed: cache.committed,
@@ -100,6 +99,14 @@ impl LogStore {
     /// Every entry up to here is gone from the log.
     pub fn purged(&self) -> Option<LogId> {
         self.cache.read().purged
+    }
+}
+
+fn corrupt(dir: &Path, position: WalPosition, error: &io::Error) -> LogError {
+    LogError::Corrupt {
+        path: dir.to_owned(),
+        position: position.0,
+        what: error.to_string(),
     }
 }
 

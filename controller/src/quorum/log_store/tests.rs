@@ -152,6 +152,29 @@ fn a_purge_gives_files_back_and_keeps_the_vote_and_what_is_live() {
     });
 }
 
+/// A purge's checkpoint may stand in a later file than the entries behind it. When those are purged
+/// in turn, the oldest file left begins with a checkpoint that names entries that are gone; the
+/// controllers' crash matrix came upon a log that could not be opened again because of it.
+#[test]
+fn a_log_opens_again_whose_oldest_checkpoint_speaks_of_entries_that_were_purged_later() {
+    runtime().block_on(async {
+        let disk = SimDisk::new();
+        let mut store = open(&disk);
+        store.blocking_append([entry(1, 1, 30_000)]).await.unwrap();
+        store.blocking_append([entry(1, 2, 35_400)]).await.unwrap();
+        store.purge(log_id(1, 1)).await.unwrap();
+        store.blocking_append([entry(1, 3, 10)]).await.unwrap();
+        store.purge(log_id(1, 2)).await.unwrap();
+        drop(store);
+        disk.crash();
+        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 3, "files");
+        let mut store = open(&disk);
+        assert_eq!(indexes(&mut store).await, [3]);
+        assert_eq!(store.purged(), Some(log_id(1, 2)));
+        store.blocking_append([entry(1, 4, 10)]).await.unwrap();
+    });
+}
+
 #[test]
 fn entries_written_after_a_truncation_replace_those_before_it() {
     runtime().block_on(async {
