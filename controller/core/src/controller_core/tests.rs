@@ -4,8 +4,8 @@ use ottla_metadata::MetadataDelta;
 use ottla_model::{ClusterId, DirectoryId};
 
 use super::*;
+use crate::RegisterBroker;
 use crate::fixture::{BEAT, CLUSTER, Fixture, create, first, nodes, register, registration};
-use crate::{RegisterBroker, ReportDamage};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -177,56 +177,6 @@ fn a_broker_that_lost_its_disk_is_never_elected_for_what_it_lost() {
     assert_eq!(fixture.state(alone), "isr [] elr [] leader 0");
     fixture.fence(2);
     assert_eq!(fixture.state(pair), "isr [2] elr [] leader 0");
-}
-
-#[test]
-fn a_damaged_replica_leaves_the_isr_and_is_never_elected_for_what_it_lost() {
-    let mut fixture = Fixture::with_brokers(3);
-    let damaged = fixture.topic("damaged", &[1, 2, 3], &[]);
-    let whole = fixture.topic("whole", &[1, 2], &[]);
-    let elsewhere = fixture.topic("elsewhere", &[2, 3], &[]);
-    let report = |fixture: &Fixture, partitions: Option<Vec<_>>| {
-        Request::ReportDamage(ReportDamage {
-            broker: NodeId(1),
-            broker_epoch: fixture.epoch(1),
-            partitions,
-        })
-    };
-    let unknown = first(ottla_model::TopicId::from_bytes([9; 16]));
-    let some = vec![first(damaged), first(elsewhere), unknown];
-    let request = report(&fixture, Some(some));
-    let records = fixture.must(request);
-    assert_eq!(kinds(&records), ["PartitionChanged"]);
-    assert_eq!(fixture.state(damaged), "isr [2, 3] elr [] leader 2");
-    assert_eq!(fixture.state(whole), "isr [1, 2] elr [] leader 1");
-    assert_eq!(fixture.state(elsewhere), "isr [2, 3] elr [] leader 2");
-    let request = report(&fixture, None);
-    fixture.must(request);
-    assert_eq!(fixture.state(whole), "isr [2] elr [] leader 2");
-}
-
-#[test]
-fn with_the_only_copy_damaged_nobody_leads() {
-    let mut fixture = Fixture::with_brokers(1);
-    let topic = fixture.topic("t", &[1], &[]);
-    let current = ReportDamage {
-        broker: NodeId(1),
-        broker_epoch: fixture.epoch(1),
-        partitions: Some(vec![first(topic)]),
-    };
-    let stale = ReportDamage {
-        broker_epoch: BrokerEpoch(current.broker_epoch.0 - 1),
-        ..current.clone()
-    };
-    let refused = fixture.refused(Request::ReportDamage(stale));
-    assert_eq!(refused.code, ErrorCode::StaleBrokerEpoch);
-    assert_eq!(fixture.state(topic), "isr [1] elr [] leader 1");
-    fixture.must(Request::ReportDamage(current));
-    assert_eq!(fixture.state(topic), "isr [] elr [] leader 0");
-    fixture.disconnect(1);
-    fixture.fence(1);
-    fixture.start(1, 7);
-    assert_eq!(fixture.state(topic), "isr [] elr [] leader 0");
 }
 
 // Fencing
