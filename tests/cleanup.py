@@ -7,14 +7,12 @@ key survives, no offset ever changes its record, and nothing that was deleted co
 import argparse
 import json
 import re
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from harness import Cluster, fail
+from harness import fail, running_cluster
 
 KEYS = 200
 PARTITIONS = 3
@@ -123,11 +121,7 @@ def reconfigure(cluster):
         path.write_text(text)
         cluster.kill(node["id"])
         cluster.restart(node)
-    healthy(cluster)
-
-
-def healthy(cluster):
-    cluster.run("cluster", "health", "-w", "-e", "--timeout", "60s")
+    cluster.healthy()
 
 
 def wait_for_load(writers, records):
@@ -194,7 +188,7 @@ def run(cluster, rounds):
         for node in victims:
             cluster.restart(node)
         trimming.join()
-        healthy(cluster)
+        cluster.healthy()
         kept = audits["compacted"].check(cluster, keeps_keys=True)
         audits["retained"].check(cluster, keeps_keys=False)
         audits["trimmed"].check(cluster, keeps_keys=False)
@@ -202,7 +196,7 @@ def run(cluster, rounds):
               f"records sent, {len(kept)} kept by compaction", flush=True)
     for writer in writers.values():
         writer.stop()
-    healthy(cluster)
+    cluster.healthy()
     finish(cluster, writers, audits)
 
 
@@ -237,20 +231,12 @@ def main():
     parser.add_argument("--ottla", default="target/release/ottla")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    ottla = str(Path(arguments.ottla).resolve())
-    # Kept after a failure: the nodes' logs tell what happened.
-    directory = Path(tempfile.mkdtemp(prefix="ottla-cleanup-"))
-    cluster = Cluster(ottla, directory)
-    try:
-        run(cluster, arguments.rounds)
-    except BaseException:
-        for writer in Writer.all:
-            writer.stopping.set()
-        print(f"the cluster's directory is kept: {directory}")
-        raise
-    finally:
-        cluster.stop()
-    shutil.rmtree(directory)
+    with running_cluster(arguments.ottla, "ottla-cleanup-") as cluster:
+        try:
+            run(cluster, arguments.rounds)
+        finally:
+            for writer in Writer.all:
+                writer.stopping.set()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,11 @@ import argparse
 import json
 import os
 import random
-import re
-import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from harness import Cluster, fail
+from harness import fail, running_cluster
 
 TOPIC = "damage"
 RECORDS = 30_000
@@ -57,10 +54,6 @@ def audit(cluster, count):
     seen = check_records(done.stdout)
     if len(seen) != count:
         fail(f"{count - len(seen)} of {count} records are missing; {done.stderr.strip()}")
-
-
-def healthy(cluster, within=60):
-    cluster.run("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
 
 
 def files_of(node, suffix):
@@ -121,7 +114,7 @@ def at_rest(cluster, random_of):
         # A clean stop writes a checkpoint and every index.
         cluster.stop_node(node["id"])
         cluster.restart(node)
-        healthy(cluster)
+        cluster.healthy()
     for kind in KINDS:
         for damage in (flip, cut, zero):
             # A node that lost its store has begun anew, and not every file is there again.
@@ -137,7 +130,7 @@ def at_rest(cluster, random_of):
             cluster.restart(node)
             produce(cluster, TOPIC, total, 500)
             total += 500
-            healthy(cluster)
+            cluster.healthy()
             audit(cluster, total)
 
 
@@ -146,10 +139,10 @@ def while_running(cluster, random_of):
     memory, the scrubber finds: the damaged copy is kept aside and the replica refilled."""
     for node in cluster.with_role("broker"):
         cluster.stop_node(node["id"])
-        set_config(Path(node["config"]), "scrub_interval_ms", 200)
-        set_config(Path(node["config"]), "scrub_bytes_per_second", 100_000_000)
+        cluster.set_config(node, "scrub_interval_ms", 200)
+        cluster.set_config(node, "scrub_bytes_per_second", 100_000_000)
         cluster.restart(node)
-        healthy(cluster)
+        cluster.healthy()
     for damage in (flip, cut, zero):
         node = random_of.choice(cluster.with_role("broker"))
         sealed = [p for p in files_of(node, ".log") if later_segment(p)]
@@ -159,15 +152,8 @@ def while_running(cluster, random_of):
             print(f"while running: node {node['id']}, {path.relative_to(node['data_dir'])}: {what}",
                   flush=True)
             wait_until_kept(node, path, inode)
-        healthy(cluster)
+        cluster.healthy()
         audit(cluster, RECORDS)
-
-
-def set_config(config, key, value):
-    text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", config.read_text())
-    if count != 1:
-        fail(f"{config} has {key} {count} times")
-    config.write_text(text)
 
 
 def wait_until_kept(node, path, inode):
@@ -214,7 +200,7 @@ def the_only_copy(cluster, random_of):
         fail(f"the damaged files were not kept: {quarantine}")
     # The way out that health names: the partition begins anew, without what was lost.
     cluster.run("topic", "alter", "alone", "--config", "unclean.leader.election.enable=true")
-    healthy(cluster)
+    cluster.healthy()
     produce(cluster, "alone", 0, 100)
     if len(check_records(consume(cluster, "alone", 100).stdout)) != 100:
         fail("the partition that began anew does not serve")
@@ -230,26 +216,16 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("stories", nargs="*", help=", ".join(s.__name__ for s in STORIES))
     arguments = parser.parse_args()
-    ottla = str(Path(arguments.ottla).resolve())
     for story in STORIES:
         if arguments.stories and story.__name__ not in arguments.stories:
             continue
-        # Kept after a failure: the nodes' logs tell what happened.
-        directory = Path(tempfile.mkdtemp(prefix="ottla-damage-"))
-        cluster = Cluster(ottla, directory)
-        try:
+        with running_cluster(arguments.ottla, "ottla-damage-") as cluster:
             cluster.run("topic", "create", TOPIC, "--partitions", "6", "--replication-factor", "3",
                         "--config", "segment.bytes=262144")
             produce(cluster, TOPIC, 0, RECORDS)
             story(cluster, random.Random(arguments.seed))
             cluster.stop()
             verify(cluster)
-        except BaseException:
-            print(f"the cluster's directory is kept: {directory}")
-            raise
-        finally:
-            cluster.stop()
-        shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

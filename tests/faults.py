@@ -11,12 +11,11 @@ import argparse
 import json
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from harness import Cluster, fail, find_partitions, is_running
+from harness import fail, find_partitions, is_running, running_cluster
 
 TOPIC = "faults"
 KEYS = 50
@@ -75,12 +74,6 @@ def audit(cluster, sent):
              f"{done.stderr.strip()}")
 
 
-def healthy(cluster, within):
-    began = time.monotonic()
-    cluster.run("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
-    return time.monotonic() - began
-
-
 def noticed(cluster, within=15):
     """Waits until the cluster says that something is wrong. Being healthy again proves nothing
     before that."""
@@ -115,7 +108,7 @@ def all_nodes_killed(cluster):
     noticed(cluster)
     for node in cluster.nodes:
         cluster.restart(node)
-    took = healthy(cluster, 15)
+    took = cluster.healthy(15)
     wait_for_load(writer, 1_000)
     sent = writer.stop()
     audit(cluster, sent)
@@ -140,7 +133,7 @@ def quorum_lost(cluster):
     noticed(cluster)
     for node in gone:
         cluster.restart(node)
-    recovered = healthy(cluster, 30)
+    recovered = cluster.healthy(30)
     sent = writer.stop()
     audit(cluster, sent)
     print(f"quorum lost: refused after {took:.1f} s while {sent_before} records flowed, healthy "
@@ -157,7 +150,7 @@ def controller_restarted(cluster):
     cluster.run("topic", "create", "meanwhile")
     missed = noticed(cluster)
     cluster.restart(node)
-    took = healthy(cluster, 15)
+    took = cluster.healthy(15)
     cluster.kill(second)
     deadline = time.monotonic() + 15
     while True:
@@ -193,7 +186,7 @@ def broker_restarted_without_controllers(cluster):
     noticed(cluster)
     for node in gone:
         cluster.restart(node)
-    took = healthy(cluster, 30)
+    took = cluster.healthy(30)
     print(f"broker restarted without controllers: {sent} records audited, healthy {took:.1f} s after "
           "the controllers returned")
 
@@ -206,7 +199,7 @@ def broker_disk_lost(cluster):
     shutil.rmtree(node["data_dir"])
     missed = noticed(cluster)
     cluster.restart(node)
-    took = healthy(cluster, 60)
+    took = cluster.healthy(60)
     sent = writer.stop()
     audit(cluster, sent)
     # What was refilled must serve: the other brokers go, one after the other.
@@ -215,7 +208,7 @@ def broker_disk_lost(cluster):
             cluster.kill(other["id"])
             noticed(cluster)
             cluster.restart(other)
-            healthy(cluster, 60)
+            cluster.healthy(60)
     audit(cluster, sent)
     print(f"broker disk lost: missed after {missed:.1f} s, refilled after {took:.1f} s, {sent} records audited")
 
@@ -251,7 +244,7 @@ def controllers_restored(cluster):
     for node in controllers:
         shutil.copytree(node["data_dir"], f"{node['data_dir']}.copy")
         cluster.restart(node)
-    healthy(cluster, 30)
+    cluster.healthy(30)
     for number in range(5):
         cluster.run("topic", "create", f"later-{number}", "--partitions", "3")
     produce_lines(cluster, "later-0", 100)
@@ -270,7 +263,7 @@ def controllers_restored(cluster):
         time.sleep(0.1)
     for node in brokers:
         cluster.restart(node)
-    healthy(cluster, 60)
+    cluster.healthy(60)
     command = cluster.command("consume", "kept", "--from-beginning", "--max-messages", "1000",
                               "--timeout", "30s")
     kept = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
@@ -301,22 +294,12 @@ def main():
     parser.add_argument("--ottla", default="target/release/ottla")
     parser.add_argument("stories", nargs="*", help=", ".join(s.__name__ for s in STORIES))
     arguments = parser.parse_args()
-    ottla = str(Path(arguments.ottla).resolve())
     for story in STORIES:
         if arguments.stories and story.__name__ not in arguments.stories:
             continue
-        # Kept after a failure: the nodes' logs tell what happened.
-        directory = Path(tempfile.mkdtemp(prefix="ottla-faults-"))
-        cluster = Cluster(ottla, directory)
-        try:
+        with running_cluster(arguments.ottla, "ottla-faults-") as cluster:
             cluster.run("topic", "create", TOPIC, "--partitions", "12", "--replication-factor", "3")
             story(cluster)
-        except BaseException:
-            print(f"the cluster's directory is kept: {directory}")
-            raise
-        finally:
-            cluster.stop()
-        shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,37 @@
 """What the stories over real processes share: a cluster on this machine whose nodes can be killed."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 
 def fail(message):
     print(f"FAILED: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+@contextlib.contextmanager
+def running_cluster(ottla, prefix):
+    """A cluster in a directory of its own. That is kept after a failure: the nodes' logs tell what
+    happened."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    cluster = Cluster(str(Path(ottla).resolve()), directory)
+    try:
+        yield cluster
+    except BaseException:
+        print(f"the cluster's directory is kept: {directory}")
+        raise
+    finally:
+        cluster.stop()
+    shutil.rmtree(directory)
 
 
 class Cluster:
@@ -37,6 +58,20 @@ class Cluster:
         if done.returncode != 0:
             fail(f"ottla {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
+
+    def healthy(self, within=60):
+        """Waits until the cluster is healthy; how long that took, in seconds."""
+        began = time.monotonic()
+        self.run("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
+        return time.monotonic() - began
+
+    def set_config(self, node, key, value):
+        """Changes a setting of a node, for its next start."""
+        config = Path(node["config"])
+        text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", config.read_text())
+        if count != 1:
+            fail(f"{config} has {key} {count} times")
+        config.write_text(text)
 
     def leading_broker(self, topic):
         """The broker that leads most partitions of a topic."""

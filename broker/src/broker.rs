@@ -28,6 +28,18 @@ pub const PRODUCE_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 /// The most bytes read for consumers that they have not taken yet.
 pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 
+/// How long a write waits for its replicas unless it says otherwise, and at most.
+const WRITE_PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
+const WRITE_PATIENCE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a write waits for its replicas. Zero leaves it to the broker.
+pub fn write_patience(timeout_ms: u32) -> Duration {
+    match timeout_ms {
+        0 => WRITE_PATIENCE_DEFAULT,
+        ms => Duration::from_millis(u64::from(ms)).min(WRITE_PATIENCE_MAX),
+    }
+}
+
 /// A broker that has recovered its logs.
 pub struct Broker {
     pub config: BrokerConfig,

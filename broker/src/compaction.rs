@@ -3,44 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ottla_log::{CompactionNeed, Compactor, LogError};
 use ottla_model::TopicIdPartition;
-use parking_lot::{Condvar, Mutex};
+use ottla_shell::Clock;
 
 use crate::manager::ReplicaManager;
 use crate::replica::{Replica, chain};
-use ottla_shell::Clock;
+use crate::stop::Stop;
 
 /// A log whose files could not be read or written is left alone for so long.
 const FAILURE_PAUSE: Duration = Duration::from_secs(600);
-
-/// Ends the thread.
-#[derive(Debug, Default)]
-pub struct StopCompaction {
-    stopped: AtomicBool,
-    lock: Mutex<()>,
-    changed: Condvar,
-}
-
-impl StopCompaction {
-    pub fn stop(&self) {
-        let _lock = self.lock.lock();
-        self.stopped.store(true, Ordering::Release);
-        self.changed.notify_all();
-    }
-
-    /// Waits; true to stop.
-    fn wait(&self, patience: Duration) -> bool {
-        let mut lock = self.lock.lock();
-        if !self.stopped.load(Ordering::Acquire) {
-            self.changed.wait_for(&mut lock, patience);
-        }
-        self.stopped.load(Ordering::Acquire)
-    }
-}
 
 /// Compacts what is worth it until stopped.
 pub struct CompactionThread {
@@ -48,7 +22,7 @@ pub struct CompactionThread {
     pub compactor: Compactor,
     pub clock: Clock,
     pub interval: Duration,
-    pub stop: Arc<StopCompaction>,
+    pub stop: Arc<Stop>,
     /// Logs that could not be compacted, and until when they are left alone.
     pub paused: BTreeMap<TopicIdPartition, Instant>,
 }
@@ -116,12 +90,15 @@ impl CompactionThread {
             }
             Err(LogError::Closed | LogError::Failed { .. }) => return false,
             Err(LogError::Gone { .. }) => {}
+            Err(LogError::Read { source, .. }) if source.is_damage() => {
+                replica.found_damaged(&source);
+            }
             Err(error) => {
                 tracing::error!(partition = %id, error = %chain(&error),
                     "the log could not be compacted; it stays as it is");
                 self.paused.insert(id, Instant::now() + FAILURE_PAUSE);
             }
         }
-        !self.stop.stopped.load(Ordering::Acquire)
+        !self.stop.is_stopped()
     }
 }

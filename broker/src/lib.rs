@@ -21,6 +21,7 @@ mod replica;
 mod replication;
 mod rpc;
 mod scrubber;
+mod stop;
 mod watcher;
 
 pub use config::BrokerConfig;

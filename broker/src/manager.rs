@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup, Role};
-use ottla_log::{CompactionSettings, LogError, LogSettings, LogStore, ReadError};
+use ottla_log::{CompactionSettings, LogError, LogSettings, LogStore};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
 use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
@@ -236,7 +236,7 @@ impl ReplicaManager {
             .map_err(|error| chain(&error))?;
         let producers = match load_producers(&log) {
             Ok(producers) => producers,
-            Err(error @ ReadError::Damaged { .. }) => {
+            Err(error) if error.is_damage() => {
                 self.context.damage.add(id, chain(&error));
                 return Ok(None);
             }

@@ -21,7 +21,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
-use crate::compaction::{CompactionThread, StopCompaction};
+use crate::compaction::CompactionThread;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::damage::{DamageFound, DamageReports};
@@ -34,7 +34,8 @@ use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{AdminRpc, ClusterRpc, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc};
-use crate::scrubber::Scrubber;
+use crate::scrubber;
+use crate::stop::Stop;
 use crate::watcher::Watcher;
 
 use ottla_model::limits::{
@@ -62,9 +63,8 @@ pub struct BrokerNode {
     health_routes: Mutex<Option<RoutesBuilder>>,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    scrubber: Arc<Mutex<Option<Scrubber>>>,
     config: BrokerConfig,
-    compaction: Arc<StopCompaction>,
+    background: Arc<Stop>,
     recovered: watch::Receiver<bool>,
 }
 
@@ -75,7 +75,6 @@ impl BrokerNode {
         let cell = BrokerCell::default();
         let store = Arc::new(OnceLock::new());
         let tasks = Arc::new(Mutex::new(Vec::new()));
-        let scrubber = Arc::new(Mutex::new(None));
         let (health, service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
         routes.add_service(service.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX));
@@ -86,14 +85,13 @@ impl BrokerNode {
             roles: config.roles.clone(),
         };
         let (recovered_sender, recovered) = watch::channel(false);
-        let compaction = Arc::new(StopCompaction::default());
+        let background = Arc::new(Stop::default());
         let starter = Starter {
             config: config.clone(),
-            compaction: Arc::clone(&compaction),
+            background: Arc::clone(&background),
             cell: cell.clone(),
             store: Arc::clone(&store),
             tasks: Arc::clone(&tasks),
-            scrubber: Arc::clone(&scrubber),
             runtime: runtime.clone(),
             health: health.clone(),
             fatal: Arc::clone(&fatal),
@@ -114,9 +112,8 @@ impl BrokerNode {
             health_routes: Mutex::new(Some(routes)),
             store,
             tasks,
-            scrubber,
             config,
-            compaction,
+            background,
             recovered,
         }
     }
@@ -176,7 +173,7 @@ impl BrokerNode {
 
     /// Moves leaders away, stops, and leaves the logs clean.
     pub async fn shutdown(&self) {
-        self.compaction.stop();
+        self.background.stop();
         if let Some(broker) = self.cell.ready() {
             self.health
                 .set_service_status("", ServingStatus::NotServing)
@@ -208,7 +205,7 @@ impl BrokerNode {
         for task in std::mem::take(&mut *self.tasks.lock()) {
             task.abort();
         }
-        drop(self.scrubber.lock().take());
+        self.background.stop();
         if let Some(store) = self.store.get().cloned() {
             let stopped = tokio::task::spawn_blocking(move || store.shutdown()).await;
             match stopped {
@@ -236,7 +233,7 @@ impl BrokerNode {
 
 impl Drop for BrokerNode {
     fn drop(&mut self) {
-        self.compaction.stop();
+        self.background.stop();
     }
 }
 
@@ -271,11 +268,10 @@ fn take_clean_epoch(dir: &Path) -> Option<BrokerEpoch> {
 /// Everything the recovery thread needs.
 struct Starter {
     config: BrokerConfig,
-    compaction: Arc<StopCompaction>,
+    background: Arc<Stop>,
     cell: BrokerCell,
     store: Arc<OnceLock<Arc<LogStore>>>,
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    scrubber: Arc<Mutex<Option<Scrubber>>>,
     runtime: Handle,
     health: HealthReporter,
     fatal: Fatal,
@@ -335,13 +331,9 @@ impl Starter {
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));
-        let scrubber = Scrubber::start(
-            Arc::clone(&store),
-            Arc::clone(&context.damage),
-            config.scrub,
-        );
-        let scrubber = scrubber.map_err(|error| format!("cannot start the scrubber: {error}"))?;
-        *self.scrubber.lock() = Some(scrubber);
+        let (damage, stop) = (Arc::clone(&context.damage), Arc::clone(&self.background));
+        scrubber::start(Arc::clone(&store), damage, config.scrub, stop)
+            .map_err(|error| format!("cannot start the scrubber: {error}"))?;
         self.spawn(&broker, &context, store);
         self.start_compaction(&broker)
     }
@@ -356,7 +348,7 @@ impl Starter {
             compactor: store.compactor(),
             clock: broker.clock,
             interval: self.config.compaction_check_interval,
-            stop: Arc::clone(&self.compaction),
+            stop: Arc::clone(&self.background),
             paused: std::collections::BTreeMap::new(),
         };
         std::thread::Builder::new()

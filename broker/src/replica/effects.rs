@@ -84,9 +84,7 @@ impl Replica {
     fn storage_failed(&self, inner: &mut Inner, error: &LogError) {
         inner.broken = true;
         match error {
-            LogError::Read { source, .. } if matches!(**source, ReadError::Damaged { .. }) => {
-                self.context.damage.add(self.id, chain(&**source));
-            }
+            LogError::Read { source, .. } if source.is_damage() => self.found_damaged(source),
             _ => (self.context.fatal)(format!("partition {}: {}", self.id, chain(error))),
         }
     }

@@ -268,10 +268,17 @@ impl Replica {
 
     /// Passes on what a read of the log found. If that is damage, the replica goes out of use.
     pub fn checked<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        if let Err(error @ ReadError::Damaged { .. }) = &read {
-            self.context.damage.add(self.id, chain(error));
+        if let Err(error) = &read
+            && error.is_damage()
+        {
+            self.found_damaged(error);
         }
         read
+    }
+
+    /// The stored bytes are not those that were written: the replica goes out of use, soon.
+    pub fn found_damaged(&self, error: &ReadError) {
+        self.context.damage.add(self.id, chain(error));
     }
 
     /// What a consumer may read now.

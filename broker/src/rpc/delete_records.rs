@@ -9,10 +9,8 @@ use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use tonic::Status;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, write_patience};
 
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Stands for the high watermark.
 const ALL: i64 = -1;
 
@@ -28,10 +26,7 @@ pub async fn delete_records(
             message,
         )));
     }
-    let patience = match request.timeout_ms {
-        0 => TIMEOUT_DEFAULT,
-        ms => Duration::from_millis(u64::from(ms)).min(TIMEOUT_MAX),
-    };
+    let patience = write_patience(request.timeout_ms);
     // All begin at once; then each is waited for.
     let begun: Vec<_> = request
         .partitions

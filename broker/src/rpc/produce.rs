@@ -17,14 +17,12 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::keys::require_keys;
-use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT};
+use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT, write_patience};
 use crate::produce::{Answer, Explain, PendingProduce, Responder};
 use crate::replica::{ProduceInput, Replica};
 
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a request waits for others to be written before it is refused.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
-const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// Serves one produce stream. A malformed request ends it with a status, after the answers of the
 /// requests before it.
@@ -148,11 +146,7 @@ fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
         );
         return Err(ApiError::new(ErrorCode::InvalidRequest, message).in_field("partitions"));
     }
-    let timeout = match request.timeout_ms {
-        0 => TIMEOUT_DEFAULT,
-        ms => Duration::from_millis(u64::from(ms)).min(TIMEOUT_MAX),
-    };
-    Ok((acks, timeout))
+    Ok((acks, write_patience(request.timeout_ms)))
 }
 
 fn accept(

@@ -220,33 +220,5 @@ fn take_nullable<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     Some(Some(value))
 }
 
-/// Checks length, version, checksum and compression: all but the records.
-pub(super) fn is_whole(bytes: &[u8], header: &BatchHeader) -> Result<(), BatchError> {
-    if header.size != bytes.len() || header.size < HEADER_BYTES {
-        return Err(BatchError::Length {
-            size: header.size,
-            have: bytes.len(),
-        });
-    }
-    if header.magic != 2 {
-        return Err(BatchError::Magic {
-            magic: header.magic,
-        });
-    }
-    let computed = crc32c::crc32c(&bytes[CRC_START..]);
-    if computed != header.crc {
-        return Err(BatchError::Checksum {
-            stored: header.crc,
-            computed,
-        });
-    }
-    match header.attributes.compression() {
-        Some(_) => Ok(()),
-        None => Err(BatchError::Compression {
-            attributes: header.attributes.0,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 
 use super::header::{BatchHeader, HEADER_BYTES};
-use super::rewrite::{UnpackedBatch, is_whole};
-use super::validate::{BatchError, validate_batch};
+use super::rewrite::UnpackedBatch;
+use super::validate::{BatchError, is_whole, validate_batch};
 use crate::compression::Compression;
 use crate::limits::RECORDS_PER_BATCH_MAX;
 

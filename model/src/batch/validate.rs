@@ -77,10 +77,8 @@ pub fn validate_batch(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     examine(bytes).map(|(header, _)| header)
 }
 
-/// [`validate_batch`], and the times of the records where they are not compressed.
-pub(super) fn examine(bytes: &[u8]) -> Result<(BatchHeader, Option<TimeSpan>), BatchError> {
-    let header =
-        BatchHeader::decode(bytes).ok_or(BatchError::HeaderCutOff { have: bytes.len() })?;
+/// Checks length, version, checksum and codec: all but the records. Gives the codec.
+pub(super) fn is_whole(bytes: &[u8], header: &BatchHeader) -> Result<Compression, BatchError> {
     if header.size != bytes.len() || header.size < HEADER_BYTES {
         return Err(BatchError::Length {
             size: header.size,
@@ -99,11 +97,19 @@ pub(super) fn examine(bytes: &[u8]) -> Result<(BatchHeader, Option<TimeSpan>), B
             computed,
         });
     }
-    let Some(compression) = header.attributes.compression() else {
-        return Err(BatchError::Compression {
+    header
+        .attributes
+        .compression()
+        .ok_or(BatchError::Compression {
             attributes: header.attributes.0,
-        });
-    };
+        })
+}
+
+/// [`validate_batch`], and the times of the records where they are not compressed.
+pub(super) fn examine(bytes: &[u8]) -> Result<(BatchHeader, Option<TimeSpan>), BatchError> {
+    let header =
+        BatchHeader::decode(bytes).ok_or(BatchError::HeaderCutOff { have: bytes.len() })?;
+    let compression = is_whole(bytes, &header)?;
     let count = header.record_count;
     let plausible = count >= 1
         && count as usize <= RECORDS_PER_BATCH_MAX
