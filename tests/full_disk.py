@@ -97,7 +97,8 @@ def story(cluster, directory):
     print(f"full after {acknowledged} records: refused, read, and topics are created", flush=True)
     # Something else takes what was kept in reserve.
     ballast = directory / "ballast"
-    with open(ballast, "wb") as file:
+    # Unbuffered: what a buffer still holds would fail to be written when the file is closed.
+    with open(ballast, "wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(1 << 16))
