@@ -31,12 +31,12 @@ pub struct DrillArgs {
     #[arg(long, value_name = "MS")]
     slo_ms: Option<u64>,
     /// The directory of a cluster that `ottla dev --processes --data-dir` runs; without it the
-    /// drill starts one and removes it afterwards
+    /// drill starts one of three controllers and three brokers, and removes it afterwards
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Start three controllers and three brokers apart instead of three nodes that are both
+    /// Start three nodes that are both controller and broker, so that both die at once
     #[arg(long, conflicts_with = "data_dir")]
-    isolated: bool,
+    combined: bool,
     /// How many records are written in a second
     #[arg(
         long,
@@ -55,13 +55,13 @@ pub async fn run(command: DrillCommand) -> CommandResult {
         DrillCommand::Controller(args) => (Target::Controller, args),
         DrillCommand::Broker(args) => (Target::Broker, args),
     };
-    let shape = if args.isolated {
+    let shape = if args.combined {
+        Shape::Combined { nodes: 3 }
+    } else {
         Shape::Isolated {
             controllers: 3,
             brokers: 3,
         }
-    } else {
-        Shape::Combined { nodes: 3 }
     };
     let options = DrillOptions {
         target,
