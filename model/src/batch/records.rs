@@ -38,14 +38,11 @@ pub enum RecordsError {
     Record { index: i32 },
 }
 
-/// Decodes the records of one batch that has been validated. Unpacks at most `limit` bytes.
-pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, RecordsError> {
+/// The records of a batch whose checksum is right, unpacked into at most `limit` bytes.
+pub(super) fn unpack(batch: &Bytes, limit: usize) -> Result<(BatchHeader, Bytes), RecordsError> {
     let header = BatchHeader::decode(batch)
         .filter(|header| header.size == batch.len() && header.size >= HEADER_BYTES)
         .ok_or(BatchError::HeaderCutOff { have: batch.len() })?;
-    if header.attributes.is_control() || header.record_count == 0 {
-        return Ok(Vec::new());
-    }
     let compression = header
         .attributes
         .compression()
@@ -55,8 +52,18 @@ pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, Record
     let packed = batch.slice(HEADER_BYTES..);
     let records = match compression {
         Compression::None => packed,
+        _ if header.record_count == 0 => Bytes::new(),
         other => Bytes::from(other.decompress(&packed, limit)?),
     };
+    Ok((header, records))
+}
+
+/// Decodes the records of one batch that has been validated. Unpacks at most `limit` bytes.
+pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, RecordsError> {
+    let (header, records) = unpack(batch, limit)?;
+    if header.attributes.is_control() || header.record_count == 0 {
+        return Ok(Vec::new());
+    }
     let mut reader = Reader {
         all: &records,
         rest: &records,

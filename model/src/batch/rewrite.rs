@@ -4,10 +4,8 @@
 use bytes::Bytes;
 
 use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
-use super::records::RecordsError;
-use super::validate::BatchError;
+use super::records::{RecordsError, unpack};
 use super::varint::{put_varlong, take_varint, take_varlong};
-use crate::compression::Compression;
 use crate::offset::Offset;
 use crate::time::TimestampMs;
 
@@ -40,21 +38,7 @@ struct Parts<'a> {
 impl UnpackedBatch {
     /// Unpacks a batch whose checksum is right, into at most `limit` bytes.
     pub fn open(batch: &Bytes, limit: usize) -> Result<UnpackedBatch, RecordsError> {
-        let header = BatchHeader::decode(batch)
-            .filter(|header| header.size == batch.len() && header.size >= HEADER_BYTES)
-            .ok_or(BatchError::HeaderCutOff { have: batch.len() })?;
-        let compression = header
-            .attributes
-            .compression()
-            .ok_or(BatchError::Compression {
-                attributes: header.attributes.0,
-            })?;
-        let packed = batch.slice(HEADER_BYTES..);
-        let records = match compression {
-            Compression::None => packed,
-            _ if header.record_count == 0 => Bytes::new(),
-            other => Bytes::from(other.decompress(&packed, limit)?),
-        };
+        let (header, records) = unpack(batch, limit)?;
         Ok(UnpackedBatch { header, records })
     }
 

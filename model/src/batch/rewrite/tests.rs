@@ -1,9 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::validate::BatchError;
 use crate::batch::{
     BatchBuilder, NewRecord, Record, decode_records, stamp, validate_batch, validate_stored_batch,
 };
+use crate::compression::Compression;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 
 fn batch(compression: Compression, count: i64) -> Bytes {
