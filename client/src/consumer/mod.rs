@@ -189,6 +189,12 @@ impl Consumer {
             .retain(|_, position| **position.topic() != *topic);
     }
 
+    /// Stops reading one partition of a topic; the others go on.
+    pub fn unassign_partition(&mut self, topic: &str, partition: PartitionIndex) {
+        self.fetcher
+            .retain(|id, position| id.partition != partition || **position.topic() != *topic);
+    }
+
     /// The partitions being read.
     pub fn assignment(&self) -> Vec<(Arc<str>, PartitionIndex)> {
         let positions = self.fetcher.positions();
@@ -201,8 +207,10 @@ impl Consumer {
     /// order and without gaps. Cancelling the call loses nothing.
     ///
     /// # Errors
-    /// A partition that cannot be read on fails each poll until it is moved by [`Consumer::seek`]
-    /// or assigned anew.
+    /// A partition that cannot be read on fails each poll until it is moved by [`Consumer::seek`],
+    /// assigned anew, or left by [`Consumer::unassign_partition`]. What came before the failure is
+    /// handed out first. [`ConsumeError::next_offset`] says where to go on behind a batch that
+    /// cannot be unpacked.
     pub async fn poll(&mut self, limit: Duration) -> Result<Vec<ConsumedRecord>, ConsumeError> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {
