@@ -70,6 +70,9 @@ pub struct ConsumeArgs {
     /// %h headers, and \n \t \\ %% as text. By default each value on a line
     #[arg(short, long)]
     format: Option<RecordFormat>,
+    /// How a key, value or header value that is null is written; by default as nothing
+    #[arg(long, value_name = "TEXT")]
+    null_marker: Option<String>,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
@@ -78,8 +81,15 @@ pub struct ConsumeArgs {
 
 /// Consumes until something ends it.
 pub async fn run(args: ConsumeArgs) -> CommandResult {
-    if args.format.is_some() && args.output.output == OutputFormat::Json {
-        return Err(CommandError::usage("give either --format or --output json"));
+    if args.output.output == OutputFormat::Json {
+        if args.format.is_some() {
+            return Err(CommandError::usage("give either --format or --output json"));
+        }
+        if args.null_marker.is_some() {
+            return Err(CommandError::usage(
+                "--output json writes null as null; leave --null-marker out",
+            ));
+        }
     }
     let client = session::connect(&args.connect, REQUEST_TIMEOUT).await?;
     let partitions = partitions(&client, &args).await?;
@@ -119,7 +129,8 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         consumer,
         printer: Printer {
             out: output::stdout(),
-            format: args.format.clone().unwrap_or_default(),
+            format: (args.format.clone().unwrap_or_default())
+                .with_null(args.null_marker.as_deref().unwrap_or_default()),
             json: args.output.output == OutputFormat::Json,
             line: Vec::new(),
         },

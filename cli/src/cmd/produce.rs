@@ -40,6 +40,10 @@ pub struct ProduceArgs {
     /// is a value
     #[arg(short, long)]
     format: Option<InputFormat>,
+    /// A key, value or header value of the input that is just this text is null; a record whose
+    /// value is null deletes its key from a compacted topic. With '' every empty value is null
+    #[arg(long, value_name = "TEXT")]
+    null_marker: Option<String>,
     /// The key of every record
     #[arg(short, long)]
     key: Option<String>,
@@ -114,18 +118,25 @@ impl ProduceArgs {
             .map(|Header(name, value)| (name.clone(), value.clone()));
         let headers = fixed.chain(input.headers).map(|(key, value)| RecordHeader {
             key,
-            value: Some(Bytes::from(value)),
+            value: self.unless_null(value),
         });
         let partition = input.partition.or(self.partition).map(PartitionIndex);
-        let key = input
-            .key
-            .or_else(|| self.key.clone().map(String::into_bytes));
+        let key = match input.key {
+            Some(key) => self.unless_null(key),
+            None => self.key.clone().map(Bytes::from),
+        };
         ProducerRecord {
             partition,
-            key: key.map(Bytes::from),
+            key,
+            value: self.unless_null(input.value),
             headers: headers.collect(),
-            ..ProducerRecord::new(self.topic.clone(), Bytes::from(input.value))
+            ..ProducerRecord::new(self.topic.clone(), Bytes::new())
         }
+    }
+
+    fn unless_null(&self, content: Vec<u8>) -> Option<Bytes> {
+        let marker = self.null_marker.as_ref().map(String::as_bytes);
+        (marker != Some(content.as_slice())).then(|| Bytes::from(content))
     }
 }
 

@@ -10,9 +10,9 @@ use crate::cluster::Cluster;
 fn unpackable() -> Bytes {
     let mut builder = BatchBuilder::new(Compression::Gzip);
     for _ in 0..3 {
-        builder.push(&NewRecord::default()).unwrap();
+        builder.push(&NewRecord::default()).expect("room");
     }
-    let mut batch = builder.build().unwrap().to_vec();
+    let mut batch = builder.build().expect("a batch").to_vec();
     batch[61..].fill(7);
     let crc = !batch[21..].iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -58,4 +58,29 @@ fn a_batch_that_cannot_be_unpacked_stops_its_partition_alone_and_says_how_to_go_
     assert_eq!(alone.err.lines().count(), 1, "{}", alone.err);
     // Nothing beyond the end that was asked for is looked at.
     cluster.ok("consume t --partition 0 --offset :1", "");
+}
+
+#[test]
+fn a_null_can_be_produced_and_told_from_an_empty_value() {
+    let cluster = Cluster::start();
+    cluster.ok(
+        "topic create t --partitions 1 --config cleanup.policy=compact",
+        "",
+    );
+    let format = r"-f %k:%v --null-marker NULL";
+    cluster.ok(&format!("produce t {format}"), "a:NULL\nb:\nc:null\n");
+    let read = "consume t --from-beginning --until-end";
+    assert_eq!(cluster.ok(read, "").out, "\n\nnull\n");
+    let shown = cluster.ok(&format!(r"{read} -f %k:%v\n --null-marker NULL"), "");
+    assert_eq!(shown.out, "a:NULL\nb:\nc:null\n");
+    let json = cluster
+        .ok(&format!("{read} --max-messages 1 -o json"), "")
+        .out;
+    assert!(json.contains(r#""value":null"#), "{json}");
+    // Without a marker, the text is a value like any other.
+    cluster.ok("produce t -f %k:%v", "d:NULL\n");
+    let last = cluster.ok("consume t --offset -1:end -o json", "").out;
+    assert!(last.contains(r#""value":"NULL""#), "{last}");
+    let refused = cluster.run(&format!("{read} -o json --null-marker NULL"), "");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
 }
