@@ -34,7 +34,7 @@ use crate::stream::{BidiStream, DataClient, StreamEvent};
 
 /// How many responses wait for the next poll; streams stop reading beyond.
 const EVENTS_MAX: usize = 16;
-/// How long a topic may be unknown to the view before the caller is told.
+/// How long a topic may be missing in the view although it exists before the caller is told.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where to begin reading a partition.
@@ -147,11 +147,7 @@ impl Consumer {
         partitions: Vec<(PartitionIndex, StartPosition)>,
     ) -> Result<(Arc<TopicInfo>, BTreeMap<PartitionIndex, Offset>), ConsumeError> {
         let wait = UNKNOWN_TOPIC_PATIENCE.min(self.client.config().request_timeout);
-        let known = self
-            .client
-            .wait_for(|c| c.topic(topic).is_some(), wait)
-            .await;
-        let info = known.ok().and_then(|cluster| cluster.topic(topic).cloned());
+        let info = self.client.find_topic(topic, wait).await;
         let info = info.ok_or_else(|| unknown(format!("there is no topic '{topic}'")))?;
         let mut starts = BTreeMap::new();
         let mut asked = Vec::new();
