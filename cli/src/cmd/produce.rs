@@ -36,8 +36,10 @@ const OUTSTANDING_MAX: usize = 100_000;
 pub struct ProduceArgs {
     topic: String,
     /// How a record is written in the input: %k key, %v value, %p partition, %h headers as
-    /// a=b,c=d, and \n \t \\ %% in the text between; an empty key is no key. By default each line
+    /// a=b,c=d, and \n \t \r \\ %% in the text between; an empty key is no key. By default each line
     /// is a value
+    ///
+    /// A line may end in \n or \r\n; a format that itself ends in \n takes a \r before it as data
     #[arg(short, long)]
     format: Option<InputFormat>,
     /// A key, value or header value of the input that is just this text is null; a record whose
@@ -276,6 +278,12 @@ fn read_chunks(format: &InputFormat, sender: &mpsc::Sender<Chunk>) {
             Ok(None) => Some(Ok(())),
             Err(error) => Some(Err(error)),
         };
+        if number == 1 && format.keeps_carriage_return(&scratch) {
+            output::note(
+                "the lines end in \\r\\n and the format takes the \\r as data: leave the \\n at its end \
+                 out, or end it in \\r\\n",
+            );
+        }
         // What a person types or a slow pipe brings goes out at once, also when the next record
         // has begun to arrive.
         let idle = !reader.buffer().contains(&format.last_byte());
