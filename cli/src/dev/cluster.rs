@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -156,12 +157,14 @@ impl DevCluster {
         let ended = match &mut self.running {
             Running::Threads(nodes) => wait_failed(nodes).await,
             Running::Processes(children) => {
-                let mut ended = wait_exited(children).await;
-                children.remove(&ended.id);
-                if let Some(node) = self.manifest.node(ended.id) {
-                    ended.reason = format!("{}: {}", ended.reason, process::last_words(node));
-                }
-                return ended;
+                let (id, status) = wait_exited(children).await;
+                children.remove(&id);
+                let log = self.manifest.node(id).map(|node| node.log.as_path());
+                let reason = match status {
+                    Ok(status) => process::ending(status, log.unwrap_or(Path::new(""))),
+                    Err(error) => format!("its process cannot be waited for: {error}"),
+                };
+                return Ended { id, reason };
             }
         };
         if let Running::Threads(nodes) = &mut self.running {
@@ -242,22 +245,17 @@ async fn wait_failed(nodes: &BTreeMap<i32, Node>) -> Ended {
     select_all(failures).await.0
 }
 
-async fn wait_exited(children: &mut BTreeMap<i32, tokio::process::Child>) -> Ended {
+async fn wait_exited(
+    children: &mut BTreeMap<i32, tokio::process::Child>,
+) -> (i32, std::io::Result<ExitStatus>) {
     if children.is_empty() {
         return std::future::pending().await;
     }
-    let exits = children
-        .iter_mut()
-        .map(|(id, child)| -> BoxFuture<'_, Ended> {
-            async move {
-                let reason = match child.wait().await {
-                    Ok(status) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                Ended { id: *id, reason }
-            }
-            .boxed()
-        });
+    let exits = children.iter_mut().map(
+        |(id, child)| -> BoxFuture<'_, (i32, std::io::Result<ExitStatus>)> {
+            async move { (*id, child.wait().await) }.boxed()
+        },
+    );
     select_all(exits).await.0
 }
 
