@@ -18,6 +18,7 @@ use super::shape::{Shape, config_file, describe};
 use super::{ports, process};
 use crate::config::{NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
+use crate::logging;
 use crate::node::{self, Departure, Node};
 use crate::observe::{self, Expected};
 
@@ -190,6 +191,7 @@ impl DevCluster {
 
     /// Stops every node at once and waits for it. Nodes that others restarted are stopped too.
     pub async fn stop(mut self) {
+        logging::nodes_stop();
         match std::mem::replace(&mut self.running, Running::Threads(BTreeMap::new())) {
             Running::Threads(nodes) => {
                 let nodes = nodes.into_values();

@@ -1,4 +1,4 @@
-//! A cluster of one node in a process of its own, and the `ottla` program run against it.
+//! A cluster in a process of its own, and the `ottla` program run against it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -53,22 +53,30 @@ pub fn free_ports() -> u16 {
     }
 }
 
-/// A running `ottla dev --nodes 1`, ended when dropped.
+/// A running `ottla dev`, ended when dropped.
 #[derive(Debug)]
 pub struct Cluster {
     pub bootstrap: String,
     child: Child,
+    errors: tempfile::NamedTempFile,
 }
 
 impl Cluster {
-    /// Starts the node and waits until it serves.
+    /// Starts one node and waits until it serves.
     pub fn start() -> Cluster {
+        Cluster::of("--nodes 1")
+    }
+
+    /// Starts what these arguments ask for and waits until it serves.
+    pub fn of(args: &str) -> Cluster {
         let port = free_ports();
+        let errors = tempfile::NamedTempFile::new().expect("a file");
         let mut child = program()
-            .args(["dev", "--nodes", "1", "--base-port", &port.to_string()])
+            .args(["dev", "--base-port", &port.to_string()])
+            .args(args.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(errors.reopen().expect("the file"))
             .spawn()
             .expect("the program starts");
         // The first line comes once the cluster is healthy.
@@ -80,7 +88,13 @@ impl Cluster {
         Cluster {
             bootstrap: format!("127.0.0.1:{port}"),
             child,
+            errors,
         }
+    }
+
+    /// What it told on standard error.
+    pub fn told(&self) -> String {
+        std::fs::read_to_string(self.errors.path()).expect("the file")
     }
 
     /// Runs a command that must succeed.
