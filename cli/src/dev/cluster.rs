@@ -320,7 +320,10 @@ fn open_place(place: &Place) -> anyhow::Result<(PathBuf, Option<tempfile::TempDi
         Place::Directory(directory) => fs::create_dir_all(directory)
             .and_then(|()| fs::canonicalize(directory))
             .map(|directory| (directory, None))
-            .with_context(|| format!("cannot make {}", directory.display())),
+            .with_context(|| {
+                let directory = directory.display();
+                format!("cannot make {directory}; choose a --data-dir that can be made")
+            }),
     }
 }
 
@@ -329,7 +332,10 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     let mut open = File::options();
     // Whoever holds it has noted itself in it, so it is not emptied before it is ours.
     let open = open.create(true).truncate(false).write(true).open(&path);
-    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let file = open.with_context(|| {
+        let path = path.display();
+        format!("cannot open {path}; choose a --data-dir that this user can write")
+    })?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("the cluster in {} is already running", directory.display()))?;
     file.set_len(0)
