@@ -36,8 +36,8 @@ const OUTSTANDING_MAX: usize = 100_000;
 pub struct ProduceArgs {
     topic: String,
     /// How a record is written in the input: %k key, %v value, %p partition, %h headers as
-    /// a=b,c=d, and \n \t \r \\ %% in the text between; an empty key is no key. By default each line
-    /// is a value
+    /// a=b,c=d, and \n \t \r \\ %% in the text between; an empty key is no key. By default each
+    /// line is a value
     ///
     /// A line may end in \n or \r\n; a format that itself ends in \n takes a \r before it as data
     #[arg(short, long)]
