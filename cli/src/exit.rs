@@ -32,6 +32,8 @@ pub enum Exit {
 pub struct CommandError {
     pub exit: Exit,
     pub reason: anyhow::Error,
+    /// What to do about it.
+    pub advice: Option<&'static str>,
     /// The reason was already told, so nothing more is printed.
     pub told: bool,
 }
@@ -45,7 +47,17 @@ impl CommandError {
         CommandError {
             exit,
             reason: reason.into(),
+            advice: None,
             told: false,
+        }
+    }
+
+    /// The same, with what to do about it.
+    #[must_use]
+    pub fn advised(self, advice: &'static str) -> CommandError {
+        CommandError {
+            advice: Some(advice),
+            ..self
         }
     }
 
@@ -57,9 +69,8 @@ impl CommandError {
     /// A condition that does not hold and that the output has already explained.
     pub fn condition_told(reason: &'static str) -> CommandError {
         CommandError {
-            exit: Exit::Condition,
-            reason: anyhow::Error::msg(reason),
             told: true,
+            ..CommandError::new(Exit::Condition, anyhow::Error::msg(reason))
         }
     }
 
@@ -92,18 +103,18 @@ impl fmt::Display for CommandError {
             }
             said.push_str(&text);
         }
-        f.write_str(&said)
+        f.write_str(&said)?;
+        match self.advice {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for CommandError {
     fn from(error: E) -> CommandError {
         let reason = error.into();
-        CommandError {
-            exit: exit_for(&reason),
-            reason,
-            told: false,
-        }
+        CommandError::new(exit_for(&reason), reason)
     }
 }
 

@@ -11,6 +11,7 @@ mod duration;
 mod exit;
 mod format;
 mod health;
+mod logging;
 mod node;
 mod observe;
 mod output;
@@ -20,15 +21,13 @@ mod session;
 mod signals;
 mod timestamp;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
-use crate::exit::{CommandError, CommandResult};
+use crate::exit::CommandResult;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -45,7 +44,11 @@ fn main() -> ExitCode {
 }
 
 fn prepare_and_run(cli: Cli) -> CommandResult {
-    init_logging(&cli)?;
+    let default = match cli.command {
+        Command::Server(_) => logging::OF_A_SERVER,
+        _ => logging::OF_A_COMMAND,
+    };
+    logging::init(cli.log_level.as_deref(), default)?;
     // One hot connection moves more on a single thread than on a work-stealing pool. Nodes bring
     // threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,29 +59,6 @@ fn prepare_and_run(cli: Cli) -> CommandResult {
     // A read of standard input that never ends must not keep the process.
     runtime.shutdown_background();
     outcome
-}
-
-/// Sends what is traced to standard error: by `--log-level`, else `RUST_LOG`, else a default.
-fn init_logging(cli: &Cli) -> CommandResult {
-    let default = match cli.command {
-        Command::Server(_) => "info,openraft=error,sled=warn",
-        _ => "warn,openraft=error,sled=error",
-    };
-    let filter = match &cli.log_level {
-        Some(level) => EnvFilter::try_new(level)
-            .map_err(|error| CommandError::usage(format_args!("--log-level {level}: {error}")))?,
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)),
-    };
-    let stderr = std::io::stderr;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        // A line that cannot be written, to a log on a full disk, is lost. Complaining about it
-        // on the same standard error would panic.
-        .log_internal_errors(false)
-        .with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
-    Ok(())
 }
 
 async fn run(command: Command) -> CommandResult {

@@ -34,7 +34,7 @@ pub struct Look {
 /// Asks for the cluster, every broker and the quorum, and judges.
 pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientError> {
     let view = client.admin().describe_cluster().await?;
-    let (brokers, silent_controllers) = tokio::join!(ask_brokers(client, &view), silent(client));
+    let (brokers, quorum) = tokio::join!(ask_brokers(client, &view), quorum(client));
     let that_are = |state| {
         let which = brokers.iter().filter(|(_, found)| *found == state);
         which.map(|(broker, _)| *broker).collect()
@@ -42,7 +42,9 @@ pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientErr
     let observed = Observed {
         unreachable_brokers: that_are(BrokerState::Unreachable),
         full_brokers: that_are(BrokerState::Full),
-        silent_controllers,
+        silent_controllers: quorum
+            .map(|quorum| silent_voters(&view, &quorum))
+            .unwrap_or_default(),
         expected_brokers: expected.brokers,
         expected_controllers: expected.controllers,
     };
@@ -82,17 +84,23 @@ async fn ask_brokers(client: &Client, view: &ClusterView) -> Vec<(i32, BrokerSta
     join_all(asked).await
 }
 
-/// Voters that the active controller does not hear. Without an active controller nobody knows.
-async fn silent(client: &Client) -> BTreeSet<i32> {
+/// The quorum as some controller sees it, if one answers.
+async fn quorum(client: &Client) -> Option<DescribeQuorumResponse> {
     let admin = client.admin();
-    match timeout(BROKER_PATIENCE, admin.describe_quorum()).await {
-        Ok(Ok(quorum)) => silent_voters(&quorum),
-        _ => BTreeSet::new(),
-    }
+    let answer = timeout(BROKER_PATIENCE, admin.describe_quorum()).await;
+    answer.ok()?.ok()
 }
 
-fn silent_voters(quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
-    let Some(leader) = quorum.leader_id else {
+/// The controller that leads the quorum, if it does: a controller that has lost the others goes on
+/// naming the one that it followed, and only one that brokers are registered with decides.
+pub fn confirmed_leader(view: &ClusterView, quorum: &DescribeQuorumResponse) -> Option<i32> {
+    let active = view.active_controller_id;
+    active.filter(|_| active == quorum.leader_id)
+}
+
+/// Voters that the active controller does not hear. Without an active controller nobody knows.
+fn silent_voters(view: &ClusterView, quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
+    let Some(leader) = confirmed_leader(view, quorum) else {
         return BTreeSet::new();
     };
     let followers = quorum.voters.iter().filter(|voter| voter.node_id != leader);
@@ -135,8 +143,15 @@ mod tests {
             ],
             ..DescribeQuorumResponse::default()
         };
-        assert_eq!(silent_voters(&quorum), [3, 4].into());
+        let mut view = ClusterView {
+            active_controller_id: Some(1),
+            ..ClusterView::default()
+        };
+        assert_eq!(silent_voters(&view, &quorum), [3, 4].into());
+        // What a follower tells of the others is nothing.
+        view.active_controller_id = None;
+        assert_eq!(silent_voters(&view, &quorum), BTreeSet::new());
         quorum.leader_id = None;
-        assert_eq!(silent_voters(&quorum), BTreeSet::new());
+        assert_eq!(silent_voters(&view, &quorum), BTreeSet::new());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ottla_client::{Client, ClientConfig};
+use ottla_client::{Client, ClientConfig, ClientError};
 
 use crate::args::{ConnectArgs, RequestArgs};
-use crate::exit::CommandResult;
+use crate::exit::{CommandError, CommandResult};
 
 /// Connects to the cluster; every later call gives up after `timeout`.
 pub async fn connect(args: &ConnectArgs, timeout: Duration) -> CommandResult<Client> {
@@ -15,7 +15,17 @@ pub async fn connect(args: &ConnectArgs, timeout: Duration) -> CommandResult<Cli
         request_timeout: timeout,
         ..ClientConfig::default()
     };
-    Ok(Client::connect(config).await?)
+    Client::connect(config).await.map_err(|error| {
+        let is_bootstrap = matches!(error, ClientError::Bootstrap { .. });
+        let error = CommandError::from(error);
+        match is_bootstrap {
+            true => error.advised(
+                "name brokers that run with --bootstrap HOST:PORT or OTTLA_BOOTSTRAP, or start a \
+                 cluster here with `ottla dev`",
+            ),
+            false => error,
+        }
+    })
 }
 
 /// Connects for a command that asks and prints.

@@ -9,14 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::admin::Admin;
-use crate::cluster::{ClusterSnapshot, View, first_view, spawn};
+use crate::cluster::{ClusterSnapshot, TopicInfo, View, first_view, spawn};
 use crate::config::ClientConfig;
 use crate::connection::Connections;
 use crate::consumer::{Consumer, ConsumerConfig};
 use crate::error::ClientError;
 use crate::failure::Failure;
 use crate::producer::{Producer, ProducerConfig};
-use crate::retry::Call;
+use crate::retry::{Call, is_unknown_topic};
 
 /// A connection to a cluster. Cheap to clone; the connections and the view of the cluster are
 /// shared, and end with the last clone, producer and consumer. Needs a tokio runtime.
@@ -98,6 +98,31 @@ impl Client {
                 what: "the awaited change of the cluster".to_owned(),
                 after: limit,
             }),
+        }
+    }
+
+    /// The topic with this name. One that the view does not have is asked for, so that a topic that
+    /// is new is found, and one that does not exist is told as soon as the brokers have said so,
+    /// or after `limit`.
+    pub(crate) async fn find_topic(&self, name: &str, limit: Duration) -> Option<Arc<TopicInfo>> {
+        let of = |cluster: Arc<ClusterSnapshot>| cluster.topic(name).cloned();
+        if let Some(known) = of(self.cluster()) {
+            return Some(known);
+        }
+        let admin = self.admin();
+        let refused = async {
+            let described = admin.describe_topic(name).await;
+            let code = described.err().and_then(|error| error.code());
+            if !code.is_some_and(|code| is_unknown_topic(code) || !code.is_retriable()) {
+                // It exists, or nobody could say: the view decides.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            known = self.wait_for(|cluster| cluster.topic(name).is_some(), limit) => {
+                known.ok().and_then(of)
+            }
+            () = refused => of(self.cluster()),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use ottla_model::compression::Compression;
 use ottla_model::error::{ApiError, Outcome};
 use ottla_model::{ErrorCode, Offset, PartitionIndex};
 
@@ -134,6 +135,23 @@ pub enum ConsumeError {
         offset: Offset,
         reason: String,
     },
+    /// A batch whose checksum is right and whose records cannot be read all the same: its producer
+    /// wrote it so, and a broker does not unpack batches. Seek to `next_offset` to go on behind it.
+    #[error(
+        "the batch with offsets {base_offset} to {} of {topic}-{partition}, compressed with \
+         {compression}, cannot be unpacked: {reason}; its checksum is right, so its producer wrote \
+         it so; reading can go on at offset {next_offset}", next_offset.0 - 1
+    )]
+    Unpackable {
+        topic: String,
+        partition: PartitionIndex,
+        base_offset: Offset,
+        /// The first offset behind the batch.
+        next_offset: Offset,
+        /// What the batch says it is compressed with.
+        compression: Compression,
+        reason: String,
+    },
     /// The broker refused for a reason that waiting does not cure.
     #[error("fetching {topic}-{partition} was refused: {error}")]
     Refused {
@@ -159,11 +177,32 @@ impl ConsumeError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             ConsumeError::OffsetOutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
-            ConsumeError::Corrupt { .. } => Some(ErrorCode::CorruptMessage),
+            ConsumeError::Corrupt { .. } | ConsumeError::Unpackable { .. } => {
+                Some(ErrorCode::CorruptMessage)
+            }
             ConsumeError::Refused { error, .. } => Some(error.code),
             ConsumeError::TopicDeleted { .. } => Some(ErrorCode::UnknownTopicOrPartition),
             ConsumeError::NotAssigned { .. } => None,
             ConsumeError::Client(error) => error.code(),
+        }
+    }
+
+    /// The partition that cannot be read on, where the failure is that of one partition whose
+    /// bytes are at fault; other partitions can be read.
+    pub fn unreadable_partition(&self) -> Option<PartitionIndex> {
+        match self {
+            ConsumeError::Corrupt { partition, .. }
+            | ConsumeError::Unpackable { partition, .. } => Some(*partition),
+            _ => None,
+        }
+    }
+
+    /// Where reading can go on behind what cannot be read; `None` if that is not known, or if the
+    /// failure is of another kind.
+    pub fn next_offset(&self) -> Option<Offset> {
+        match self {
+            ConsumeError::Unpackable { next_offset, .. } => Some(*next_offset),
+            _ => None,
         }
     }
 }

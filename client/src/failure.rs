@@ -2,6 +2,7 @@
 //! whether a request can have reached the other side.
 
 use std::error::Error;
+use std::io;
 
 use ottla_model::error::ApiError;
 use ottla_proto::status::from_status;
@@ -50,27 +51,67 @@ fn is_connect_error(status: &Status) -> bool {
     false
 }
 
-/// The status and its causes as one line, without saying anything twice.
+/// What went wrong on the way, as one line for people: in words where the cause is a common one,
+/// else the status and its causes, without saying anything twice.
 fn describe(status: &Status) -> String {
+    let mut causes: Vec<&(dyn Error + 'static)> = Vec::new();
+    let mut source = status.source();
+    while let Some(error) = source {
+        causes.push(error);
+        source = error.source();
+    }
+    let io = causes.iter().rev().find_map(|error| error.downcast_ref());
+    if let Some(words) = io.and_then(io_words) {
+        return words.to_owned();
+    }
     let mut parts: Vec<String> = Vec::new();
     if !status.message().is_empty() {
         parts.push(status.message().to_owned());
     }
-    let mut source = status.source();
-    while let Some(error) = source {
+    for error in causes {
         let text = error.to_string();
-        if !parts.iter().any(|part| part.contains(&text)) {
+        if text != "transport error" && !parts.iter().any(|part| part.contains(&text)) {
             parts.push(text);
         }
-        source = error.source();
     }
     if status.code() == Code::DeadlineExceeded || status.code() == Code::Cancelled {
         parts.insert(0, "no answer in time".to_owned());
     }
-    if parts.is_empty() {
-        return format!("failed with gRPC status {:?}", status.code());
+    match peer_words(status.code(), &parts.join(": ")) {
+        Some(words) => words.to_owned(),
+        None if parts.is_empty() => format!("failed with gRPC status {:?}", status.code()),
+        None => parts.join(": "),
     }
-    parts.join(": ")
+}
+
+/// What the operating system said of the connection, in words.
+fn io_words(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there (connection refused)",
+        io::ErrorKind::TimedOut => "it did not answer in time",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "there is no way to it in the network"
+        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => "the connection broke",
+        _ => return None,
+    })
+}
+
+/// What the other side seems to be, where its answer is none of a broker's to a client.
+fn peer_words(code: Code, text: &str) -> Option<&'static str> {
+    let is_foreign = ["frame with invalid size", "grpc-status header missing"];
+    if text.contains("dns error") {
+        Some("its host name cannot be resolved")
+    } else if is_foreign.iter().any(|part| text.contains(part)) {
+        Some("what answers there is no broker: it does not speak gRPC")
+    } else if code == Code::Unimplemented {
+        Some("what answers there takes no such call: is it a broker's client port?")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +120,27 @@ mod tests {
     use ottla_proto::status::to_status;
 
     use super::*;
+
+    #[test]
+    fn common_causes_are_told_in_words() {
+        let caused = |kind| {
+            let error = io::Error::from(kind);
+            let mut status = Status::unavailable("tcp connect error");
+            status.set_source(std::sync::Arc::new(error));
+            describe(&status)
+        };
+        let refused = caused(io::ErrorKind::ConnectionRefused);
+        assert_eq!(refused, "nothing listens there (connection refused)");
+        assert_eq!(caused(io::ErrorKind::BrokenPipe), "the connection broke");
+        let foreign = describe(&Status::unknown(
+            "grpc-status header missing, mapped from 404",
+        ));
+        assert!(foreign.contains("no broker"), "{foreign}");
+        let other = describe(&Status::internal("a word of its own"));
+        assert_eq!(other, "a word of its own");
+        let silent = describe(&Status::deadline_exceeded("late"));
+        assert_eq!(silent, "no answer in time: late");
+    }
 
     #[test]
     fn a_refusal_is_told_from_a_broken_connection() {

@@ -84,6 +84,12 @@ impl<'a> Call<'a> {
                 return Err(progress.into_error(self.what, started.elapsed()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            let left = match progress.refusal.as_ref().map(|error| error.code) {
+                Some(code) if is_unknown_topic(code) => {
+                    left.min(UNKNOWN_TOPIC_PATIENCE.saturating_sub(started.elapsed()))
+                }
+                _ => left,
+            };
             sleep(backoff.on_failure().min(left)).await;
         }
     }
@@ -151,12 +157,18 @@ impl Progress {
 }
 
 fn is_worth_retrying(code: ErrorCode, elapsed: Duration) -> bool {
-    match code {
-        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId => {
-            elapsed < UNKNOWN_TOPIC_PATIENCE
-        }
-        code => code.is_retriable(),
+    match is_unknown_topic(code) {
+        true => elapsed < UNKNOWN_TOPIC_PATIENCE,
+        false => code.is_retriable(),
     }
+}
+
+/// Whether the cluster, or this broker, knows no such topic.
+pub(crate) fn is_unknown_topic(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId
+    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ottla_client::{Client, ClientError, ConsumedRecord, Consumer, ConsumerConfig, StartPosition};
+use ottla_client::{
+    Client, ClientError, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, StartPosition,
+};
 use ottla_model::error::ApiError;
 use ottla_model::{ErrorCode, Offset, PartitionIndex};
 use tokio::sync::mpsc;
@@ -68,6 +70,9 @@ pub struct ConsumeArgs {
     /// %h headers, and \n \t \\ %% as text. By default each value on a line
     #[arg(short, long)]
     format: Option<RecordFormat>,
+    /// How a key, value or header value that is null is written; by default as nothing
+    #[arg(long, value_name = "TEXT")]
+    null_marker: Option<String>,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
@@ -76,8 +81,15 @@ pub struct ConsumeArgs {
 
 /// Consumes until something ends it.
 pub async fn run(args: ConsumeArgs) -> CommandResult {
-    if args.format.is_some() && args.output.output == OutputFormat::Json {
-        return Err(CommandError::usage("give either --format or --output json"));
+    if args.output.output == OutputFormat::Json {
+        if args.format.is_some() {
+            return Err(CommandError::usage("give either --format or --output json"));
+        }
+        if args.null_marker.is_some() {
+            return Err(CommandError::usage(
+                "--output json writes null as null; leave --null-marker out",
+            ));
+        }
     }
     let client = session::connect(&args.connect, REQUEST_TIMEOUT).await?;
     let partitions = partitions(&client, &args).await?;
@@ -117,7 +129,8 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         consumer,
         printer: Printer {
             out: output::stdout(),
-            format: args.format.clone().unwrap_or_default(),
+            format: (args.format.clone().unwrap_or_default())
+                .with_null(args.null_marker.as_deref().unwrap_or_default()),
             json: args.output.output == OutputFormat::Json,
             line: Vec::new(),
         },
@@ -126,6 +139,8 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         open,
         ends: span.to.map(|_| BTreeMap::new()),
         unreadable: Unreadable::default(),
+        given_up: BTreeMap::new(),
+        printed: 0,
         left: args.max_messages,
         last_record: Instant::now(),
     };
@@ -229,13 +244,16 @@ struct Reading<'a> {
     /// Where each partition ends that is not read to there yet; `None` if there is no end.
     ends: Option<BTreeMap<PartitionIndex, Offset>>,
     unreadable: Unreadable,
+    /// The partitions whose bytes cannot be read on, and why. They are not tried again.
+    given_up: BTreeMap<PartitionIndex, String>,
+    printed: u64,
     left: Option<u64>,
     last_record: Instant,
 }
 
 enum Step {
     Round(Option<Result<Round, ClientError>>),
-    Records(Vec<ConsumedRecord>),
+    Polled(Result<Vec<ConsumedRecord>, ConsumeError>),
 }
 
 impl Reading<'_> {
@@ -255,12 +273,13 @@ impl Reading<'_> {
             let wait = patience.unwrap_or(POLL_TIMEOUT).min(POLL_TIMEOUT);
             let step = tokio::select! {
                 round = self.rounds.recv(), if !self.open.is_empty() => Step::Round(round),
-                records = self.consumer.poll(wait) => Step::Records(records?),
+                polled = self.consumer.poll(wait) => Step::Polled(polled),
             };
             match step {
                 Step::Round(Some(round)) => self.take_round(round?).await?,
                 Step::Round(None) => return Err(anyhow::anyhow!("the search ended").into()),
-                Step::Records(records) => self.print(&records)?,
+                Step::Polled(Ok(records)) => self.print(&records)?,
+                Step::Polled(Err(error)) => self.give_up(error)?,
             }
             self.tell();
         }
@@ -297,16 +316,48 @@ impl Reading<'_> {
             }
             if is_before_end(&self.ends, record) {
                 self.printer.print(&self.args.topic, record)?;
+                self.printed += 1;
                 self.left = self.left.map(|left| left - 1);
             }
         }
+        self.leave_what_is_read();
+        // The consumer holds what it has read ahead; when it holds nothing the reader of our
+        // output should see everything.
+        Ok(self.printer.flush()?)
+    }
+
+    fn leave_what_is_read(&mut self) {
         if let Some(ends) = &mut self.ends {
             let position = |index| self.consumer.position(&self.args.topic, index);
             ends.retain(|index, end| position(*index).is_none_or(|position| position < *end));
         }
-        // The consumer holds what it has read ahead; when it holds nothing the reader of our
-        // output should see everything.
-        Ok(self.printer.flush()?)
+    }
+
+    /// Goes on without the partition whose bytes cannot be read on. Any other failure ends the
+    /// command.
+    fn give_up(&mut self, error: ConsumeError) -> CommandResult {
+        let Some(index) = error.unreadable_partition() else {
+            return Err(error.into());
+        };
+        self.leave_what_is_read();
+        self.consumer.unassign_partition(&self.args.topic, index);
+        if self
+            .ends
+            .as_ref()
+            .is_some_and(|ends| !ends.contains_key(&index))
+        {
+            return Ok(());
+        }
+        let behind = error.next_offset();
+        let behind = behind.map(|next| format!(" (--partition {index} --offset {next})"));
+        let reason = format!("{error}{}", behind.unwrap_or_default());
+        self.given_up.insert(index, reason.clone());
+        // With nothing else to read, the command ends with the reason.
+        if !self.is_hopeless() {
+            let name = self.names(&[index]);
+            output::note(format_args!("cannot read {name} any further: {reason}"));
+        }
+        Ok(())
     }
 
     /// Whether all partitions are read to their ends.
@@ -320,12 +371,17 @@ impl Reading<'_> {
         limit.is_some_and(|timeout| self.last_record.elapsed() >= timeout)
     }
 
-    /// Whether all that is left to read has been unreadable for long, and an end was asked for.
+    /// Whether all that is left to read is given up, or has been unreadable for long where an end
+    /// was asked for.
     fn is_hopeless(&self) -> bool {
         let now = Instant::now();
-        let lasts = |index: &PartitionIndex| self.unreadable.lasts(now, *index, REQUEST_TIMEOUT);
-        let ends = self.ends.as_ref();
-        ends.is_some_and(|ends| self.open.keys().chain(ends.keys()).all(lasts))
+        let hopeless = |index: &PartitionIndex| {
+            self.given_up.contains_key(index) || self.unreadable.lasts(now, *index, REQUEST_TIMEOUT)
+        };
+        match &self.ends {
+            Some(ends) => self.open.keys().chain(ends.keys()).all(hopeless),
+            None => self.given_up.len() == self.asked,
+        }
     }
 
     /// Says which partitions cannot be read, if that is news.
@@ -369,6 +425,7 @@ impl Reading<'_> {
         let mut unread: Vec<_> = reasons
             .into_keys()
             .chain(self.open.keys().copied())
+            .chain(self.given_up.keys().copied())
             .collect();
         unread.extend(self.ends.iter().flat_map(BTreeMap::keys));
         unread.sort_unstable();
@@ -378,7 +435,8 @@ impl Reading<'_> {
         }
         let mut causes: BTreeMap<&str, Vec<PartitionIndex>> = BTreeMap::new();
         for index in &unread {
-            let reason = self.unreadable.reason(*index);
+            let given_up = self.given_up.get(index).map(String::as_str);
+            let reason = given_up.or_else(|| self.unreadable.reason(*index));
             let unknown = match self.open.contains_key(index) {
                 true => "its leader did not answer in time",
                 false => "its records did not come in time",
@@ -390,10 +448,14 @@ impl Reading<'_> {
             .into_iter()
             .map(|(reason, indexes)| format!("{}: {reason}", self.names(&indexes)));
         let causes: Vec<_> = causes.collect();
-        let exit = if unread.len() < self.asked {
-            Exit::Partly
-        } else {
-            Exit::TimedOut
+        let waited = unread
+            .iter()
+            .any(|index| !self.given_up.contains_key(index));
+        let exit = match (unread.len() < self.asked, waited) {
+            (true, _) => Exit::Partly,
+            (false, true) => Exit::TimedOut,
+            (false, false) if self.printed > 0 => Exit::Partly,
+            (false, false) => Exit::Failure,
         };
         let reason = anyhow::anyhow!("not read to the end: {}", causes.join("; "));
         Err(CommandError::new(exit, reason))

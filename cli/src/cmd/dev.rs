@@ -11,7 +11,7 @@ use crate::dev::{DevCluster, DevOptions, Manifest, Place, Shape};
 use crate::duration;
 use crate::exit::{CommandError, CommandResult};
 use crate::output::{self, Table};
-use crate::signals;
+use crate::{logging, signals};
 
 /// The address that clients use when none is given.
 const DEFAULT_BOOTSTRAP: &str = "127.0.0.1:9092";
@@ -102,6 +102,7 @@ pub async fn run(args: DevArgs) -> CommandResult {
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
+    logging::nodes_stop();
     output::note("stopping");
     tokio::select! {
         () = cluster.stop() => outcome,

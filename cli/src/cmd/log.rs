@@ -207,6 +207,13 @@ fn dump_file(args: &DumpArgs, path: &Path) -> CommandResult<SegmentSummary> {
 }
 
 fn open(path: &Path) -> CommandResult<File> {
+    if path.is_dir() {
+        let reason = format!(
+            "{} is a directory; name its segment files, or check it with `ottla log verify`",
+            path.display()
+        );
+        return Err(CommandError::usage(reason));
+    }
     File::open(path).map_err(|error| {
         let exit = match error.kind() {
             std::io::ErrorKind::NotFound => Exit::NotFound,
@@ -292,6 +299,18 @@ impl From<Finding> for Damage {
 /// answer about a directory without a log would sound as if it had been checked.
 fn log_directory(named: &Path) -> Result<PathBuf, CommandError> {
     let candidates = ["", "log", "broker/log", "data/broker/log"].map(|below| named.join(below));
+    for dir in &candidates {
+        // What may not be looked at is not the same as what is not there.
+        if let Err(error) = std::fs::metadata(dir.join("partitions"))
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            let what = format!(
+                "cannot look into {}; run this as the node's user",
+                dir.display()
+            );
+            return Err(CommandError::from(error).context(what));
+        }
+    }
     let Some(found) = candidates
         .into_iter()
         .find(|dir| dir.join("partitions").is_dir())

@@ -36,10 +36,16 @@ const OUTSTANDING_MAX: usize = 100_000;
 pub struct ProduceArgs {
     topic: String,
     /// How a record is written in the input: %k key, %v value, %p partition, %h headers as
-    /// a=b,c=d, and \n \t \\ %% in the text between; an empty key is no key. By default each line
-    /// is a value
+    /// a=b,c=d, and \n \t \r \\ %% in the text between; an empty key is no key. By default each
+    /// line is a value
+    ///
+    /// A line may end in \n or \r\n; a format that itself ends in \n takes a \r before it as data
     #[arg(short, long)]
     format: Option<InputFormat>,
+    /// A key, value or header value of the input that is just this text is null; a record whose
+    /// value is null deletes its key from a compacted topic. With '' every empty value is null
+    #[arg(long, value_name = "TEXT")]
+    null_marker: Option<String>,
     /// The key of every record
     #[arg(short, long)]
     key: Option<String>,
@@ -114,18 +120,25 @@ impl ProduceArgs {
             .map(|Header(name, value)| (name.clone(), value.clone()));
         let headers = fixed.chain(input.headers).map(|(key, value)| RecordHeader {
             key,
-            value: Some(Bytes::from(value)),
+            value: self.unless_null(value),
         });
         let partition = input.partition.or(self.partition).map(PartitionIndex);
-        let key = input
-            .key
-            .or_else(|| self.key.clone().map(String::into_bytes));
+        let key = match input.key {
+            Some(key) => self.unless_null(key),
+            None => self.key.clone().map(Bytes::from),
+        };
         ProducerRecord {
             partition,
-            key: key.map(Bytes::from),
+            key,
+            value: self.unless_null(input.value),
             headers: headers.collect(),
-            ..ProducerRecord::new(self.topic.clone(), Bytes::from(input.value))
+            ..ProducerRecord::new(self.topic.clone(), Bytes::new())
         }
+    }
+
+    fn unless_null(&self, content: Vec<u8>) -> Option<Bytes> {
+        let marker = self.null_marker.as_ref().map(String::as_bytes);
+        (marker != Some(content.as_slice())).then(|| Bytes::from(content))
     }
 }
 
@@ -265,6 +278,12 @@ fn read_chunks(format: &InputFormat, sender: &mpsc::Sender<Chunk>) {
             Ok(None) => Some(Ok(())),
             Err(error) => Some(Err(error)),
         };
+        if number == 1 && format.keeps_carriage_return(&scratch) {
+            output::note(
+                "the lines end in \\r\\n and the format takes the \\r as data: leave the \\n at its end \
+                 out, or end it in \\r\\n",
+            );
+        }
         // What a person types or a slow pipe brings goes out at once, also when the next record
         // has begun to arrive.
         let idle = !reader.buffer().contains(&format.last_byte());

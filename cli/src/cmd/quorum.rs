@@ -1,14 +1,14 @@
 //! `ottla quorum`: the controllers that decide, and how far each has got.
 
 use clap::Subcommand;
-use ottla_client::v1::{DescribeQuorumResponse, QuorumReplica};
+use ottla_client::v1::{ClusterView, DescribeQuorumResponse, QuorumReplica};
 use ottla_proto::convert::endpoint_text;
 use serde::Serialize;
 
 use crate::args::RequestArgs;
 use crate::exit::CommandResult;
 use crate::output::{self, Table, or_dash};
-use crate::session;
+use crate::{observe, session};
 
 /// Commands under `ottla quorum`.
 #[derive(Debug, Subcommand)]
@@ -20,7 +20,10 @@ pub enum QuorumCommand {
 #[derive(Debug, Serialize)]
 struct Status {
     cluster_id: String,
+    /// Absent while no controller is active.
     leader_id: Option<i32>,
+    /// Who led when a controller last heard of a leader, if nobody is known to lead now.
+    last_known_leader_id: Option<i32>,
     leader_epoch: i64,
     /// Metadata records that are committed. Another unit than the entries of the Raft log below,
     /// one of which holds any number of records: neither can be subtracted from the other.
@@ -41,9 +44,9 @@ struct Member {
     last_contact_ms: Option<i64>,
 }
 
-impl From<DescribeQuorumResponse> for Status {
-    fn from(reply: DescribeQuorumResponse) -> Status {
-        let leader = reply.leader_id;
+impl Status {
+    fn new(view: &ClusterView, reply: DescribeQuorumResponse) -> Status {
+        let leader = observe::confirmed_leader(view, &reply);
         let member = |replica: QuorumReplica, status| Member {
             node_id: replica.node_id,
             status: if leader == Some(replica.node_id) {
@@ -63,11 +66,13 @@ impl From<DescribeQuorumResponse> for Status {
                 .map(|replica| member(replica, status))
                 .collect::<Vec<_>>()
         };
-        let voters = all(reply.voters, "follower");
+        let is_led = leader.is_some();
+        let voters = all(reply.voters, if is_led { "follower" } else { "voter" });
         let followers = voters.iter().filter(|voter| voter.status == "follower");
         Status {
             cluster_id: reply.cluster_id,
             leader_id: leader,
+            last_known_leader_id: reply.leader_id.filter(|_| !is_led),
             leader_epoch: reply.leader_epoch,
             metadata_offset: reply.high_watermark,
             max_follower_lag_raft_entries: followers
@@ -83,15 +88,19 @@ impl From<DescribeQuorumResponse> for Status {
 pub async fn run(command: QuorumCommand) -> CommandResult {
     let QuorumCommand::Status(request) = command;
     let client = session::open(&request).await?;
-    let status = Status::from(client.admin().describe_quorum().await?);
+    let admin = client.admin();
+    let quorum = admin.describe_quorum().await?;
+    let status = Status::new(&admin.describe_cluster().await?, quorum);
     Ok(output::print(request.output.output, &status, text)?)
 }
 
 fn text(status: &Status) -> String {
     let mut text = String::new();
-    let leader = status
-        .leader_id
-        .map_or_else(|| "none".to_owned(), |id| id.to_string());
+    let leader = match (status.leader_id, status.last_known_leader_id) {
+        (Some(id), _) => id.to_string(),
+        (None, Some(id)) => format!("none (last known: {id})"),
+        (None, None) => "none".to_owned(),
+    };
     for (name, value) in [
         ("cluster id", status.cluster_id.clone()),
         ("leader", leader),
@@ -121,7 +130,7 @@ fn text(status: &Status) -> String {
             member.node_id.to_string(),
             member.status.to_owned(),
             or_dash(member.endpoint.as_ref()),
-            member.raft_log_end.to_string(),
+            or_dash(Some(member.raft_log_end).filter(|end| *end >= 0)),
             or_dash(member.lag_raft_entries),
             or_dash(member.last_contact_ms),
             member.directory_id.clone(),
@@ -136,6 +145,36 @@ fn text(status: &Status) -> String {
 mod tests {
     use super::*;
 
+    fn led_by(active_controller_id: Option<i32>) -> ClusterView {
+        ClusterView {
+            active_controller_id,
+            ..ClusterView::default()
+        }
+    }
+
+    #[test]
+    fn a_leader_that_nobody_confirms_is_only_the_last_one_known() {
+        let voter = |node_id| QuorumReplica {
+            node_id,
+            log_end: if node_id == 2 { 9 } else { -1 },
+            ..QuorumReplica::default()
+        };
+        let reply = || DescribeQuorumResponse {
+            leader_id: Some(1),
+            voters: vec![voter(1), voter(2)],
+            ..DescribeQuorumResponse::default()
+        };
+        let lost = Status::new(&led_by(None), reply());
+        let shown = text(&lost);
+        assert!(shown.contains("none (last known: 1)"), "{shown}");
+        assert!(!shown.contains("-1"), "{shown}");
+        assert!(lost.voters.iter().all(|voter| voter.status == "voter"));
+        assert_eq!((lost.leader_id, lost.last_known_leader_id), (None, Some(1)));
+        let led = Status::new(&led_by(Some(1)), reply());
+        assert_eq!((led.leader_id, led.last_known_leader_id), (Some(1), None));
+        assert_eq!(led.voters[0].status, "leader");
+    }
+
     #[test]
     fn records_and_raft_entries_are_told_apart() {
         let voter = |node_id, log_end, lag| QuorumReplica {
@@ -144,12 +183,13 @@ mod tests {
             lag,
             ..QuorumReplica::default()
         };
-        let status = Status::from(DescribeQuorumResponse {
+        let reply = DescribeQuorumResponse {
             leader_id: Some(1),
             high_watermark: 500,
             voters: vec![voter(1, 40, Some(0)), voter(2, 37, Some(3))],
             ..DescribeQuorumResponse::default()
-        });
+        };
+        let status = Status::new(&led_by(Some(1)), reply);
         let text = text(&status);
         for part in [
             "metadata offset   500",

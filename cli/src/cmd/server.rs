@@ -13,7 +13,7 @@ use crate::config::{LogSettings, NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::node::{Departure, Node};
 use crate::output::{self, OutputFormat};
-use crate::{parent, signals};
+use crate::{logging, parent, signals};
 
 /// Options of `ottla server`.
 #[derive(Debug, Args)]
@@ -98,6 +98,7 @@ async fn serve(config: NodeConfig) -> CommandResult {
         }
         signal = stop.wait() => {
             info!(%id, signal, "stopping");
+            logging::nodes_stop();
             if signal == signals::QUIT {
                 departure = Departure::WithTheCluster;
             }

@@ -2,6 +2,8 @@ use std::path::Path;
 
 use super::*;
 
+mod settings_page;
+
 const MINIMAL: &str = r#"
 [node]
 id = 1

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -17,6 +18,7 @@ use super::shape::{Shape, config_file, describe};
 use super::{ports, process};
 use crate::config::{NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
+use crate::logging;
 use crate::node::{self, Departure, Node};
 use crate::observe::{self, Expected};
 
@@ -156,12 +158,14 @@ impl DevCluster {
         let ended = match &mut self.running {
             Running::Threads(nodes) => wait_failed(nodes).await,
             Running::Processes(children) => {
-                let mut ended = wait_exited(children).await;
-                children.remove(&ended.id);
-                if let Some(node) = self.manifest.node(ended.id) {
-                    ended.reason = format!("{}: {}", ended.reason, process::last_words(node));
-                }
-                return ended;
+                let (id, status) = wait_exited(children).await;
+                children.remove(&id);
+                let log = self.manifest.node(id).map(|node| node.log.as_path());
+                let reason = match status {
+                    Ok(status) => process::ending(status, log.unwrap_or(Path::new(""))),
+                    Err(error) => format!("its process cannot be waited for: {error}"),
+                };
+                return Ended { id, reason };
             }
         };
         if let Running::Threads(nodes) = &mut self.running {
@@ -187,6 +191,7 @@ impl DevCluster {
 
     /// Stops every node at once and waits for it. Nodes that others restarted are stopped too.
     pub async fn stop(mut self) {
+        logging::nodes_stop();
         match std::mem::replace(&mut self.running, Running::Threads(BTreeMap::new())) {
             Running::Threads(nodes) => {
                 let nodes = nodes.into_values();
@@ -242,22 +247,17 @@ async fn wait_failed(nodes: &BTreeMap<i32, Node>) -> Ended {
     select_all(failures).await.0
 }
 
-async fn wait_exited(children: &mut BTreeMap<i32, tokio::process::Child>) -> Ended {
+async fn wait_exited(
+    children: &mut BTreeMap<i32, tokio::process::Child>,
+) -> (i32, std::io::Result<ExitStatus>) {
     if children.is_empty() {
         return std::future::pending().await;
     }
-    let exits = children
-        .iter_mut()
-        .map(|(id, child)| -> BoxFuture<'_, Ended> {
-            async move {
-                let reason = match child.wait().await {
-                    Ok(status) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                Ended { id: *id, reason }
-            }
-            .boxed()
-        });
+    let exits = children.iter_mut().map(
+        |(id, child)| -> BoxFuture<'_, (i32, std::io::Result<ExitStatus>)> {
+            async move { (*id, child.wait().await) }.boxed()
+        },
+    );
     select_all(exits).await.0
 }
 
@@ -320,7 +320,10 @@ fn open_place(place: &Place) -> anyhow::Result<(PathBuf, Option<tempfile::TempDi
         Place::Directory(directory) => fs::create_dir_all(directory)
             .and_then(|()| fs::canonicalize(directory))
             .map(|directory| (directory, None))
-            .with_context(|| format!("cannot make {}", directory.display())),
+            .with_context(|| {
+                let directory = directory.display();
+                format!("cannot make {directory}; choose a --data-dir that can be made")
+            }),
     }
 }
 
@@ -329,7 +332,10 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     let mut open = File::options();
     // Whoever holds it has noted itself in it, so it is not emptied before it is ours.
     let open = open.create(true).truncate(false).write(true).open(&path);
-    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let file = open.with_context(|| {
+        let path = path.display();
+        format!("cannot open {path}; choose a --data-dir that this user can write")
+    })?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("the cluster in {} is already running", directory.display()))?;
     file.set_len(0)

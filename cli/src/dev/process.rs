@@ -1,9 +1,9 @@
 //! Nodes as processes of their own: starting, recognising and killing them.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -116,16 +116,47 @@ pub async fn stop_and_wait(pid: u32, at_most: Duration) -> anyhow::Result<()> {
     kill_and_wait(pid).await
 }
 
-/// The last line of a node's log, which names the reason if it ended on its own.
-pub fn last_words(node: &ManifestNode) -> String {
-    let text = fs::read_to_string(&node.log).unwrap_or_default();
+/// How a node's process ended, in words: by a signal, with its own error, or otherwise with a word
+/// on where to look. What it told before it was killed says nothing of why it ended.
+pub fn ending(status: ExitStatus, log: &Path) -> String {
+    if status.signal().is_some() {
+        return format!("killed by {}", status.to_string().replace(": ", " "));
+    }
+    if status.success() {
+        return "it was told to stop, and did".to_owned();
+    }
+    let text = fs::read_to_string(log).unwrap_or_default();
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    last.map_or_else(|| format!("see {}", node.log.display()), str::to_owned)
+    match last.filter(|line| line.starts_with("error: ")) {
+        Some(error) => error.to_owned(),
+        None => format!("{status}; see {}", log.display()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_error_that_a_node_ended_with_is_taken_for_its_reason() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let ending = |status, text: &str| {
+            fs::write(log.path(), text).unwrap();
+            ending(ExitStatus::from_raw(status), log.path())
+        };
+        let chatter = "INFO a broker registered\n";
+        let killed = ending(9, chatter);
+        assert_eq!(killed, "killed by signal 9 (SIGKILL)");
+        let failed = 1 << 8;
+        assert_eq!(
+            ending(failed, "INFO up\nerror: no room\n\n"),
+            "error: no room"
+        );
+        let silent = ending(failed, chatter);
+        let at = format!("see {}", log.path().display());
+        assert!(silent.ends_with(&at) && silent.contains('1'), "{silent}");
+        assert!(!ending(0, chatter).contains("registered"));
+    }
 
     #[test]
     fn this_process_is_there() {

@@ -35,6 +35,8 @@ pub enum MalformedRecord {
 pub struct InputFormat {
     prefix: Vec<u8>,
     fields: Vec<(Field, Vec<u8>)>,
+    /// Whether a record ends with its line, however lines end. Otherwise every byte counts.
+    by_line: bool,
 }
 
 impl Default for InputFormat {
@@ -43,6 +45,7 @@ impl Default for InputFormat {
         InputFormat {
             prefix: Vec::new(),
             fields: vec![(Field::Value, b"\n".to_vec())],
+            by_line: true,
         }
     }
 }
@@ -50,7 +53,8 @@ impl Default for InputFormat {
 impl FromStr for InputFormat {
     type Err = FormatError;
 
-    /// Parses a format. If nothing follows its last field, a record ends with its line.
+    /// Parses a format. If nothing follows its last field, a record ends with its line, be that
+    /// with `\n` or with `\r\n`.
     fn from_str(format: &str) -> Result<InputFormat, FormatError> {
         let mut prefix = Vec::new();
         let mut fields: Vec<(Field, Vec<u8>)> = Vec::new();
@@ -70,12 +74,18 @@ impl FromStr for InputFormat {
                 }
             }
         }
+        let mut by_line = false;
         if let Some((_, behind)) = fields.last_mut()
             && behind.is_empty()
         {
             behind.push(b'\n');
+            by_line = true;
         }
-        Ok(InputFormat { prefix, fields })
+        Ok(InputFormat {
+            prefix,
+            fields,
+            by_line,
+        })
     }
 }
 
@@ -114,10 +124,21 @@ impl InputFormat {
             return Ok(None);
         }
         // The last record may lack its terminator.
-        let text = buffer.strip_suffix(terminator.as_slice()).unwrap_or(buffer);
+        let text = match buffer.strip_suffix(terminator.as_slice()) {
+            Some(line) if self.by_line => line.strip_suffix(b"\r").unwrap_or(line),
+            Some(text) => text,
+            None => buffer,
+        };
         self.split(text)
             .map(Some)
             .map_err(|reason| MalformedRecord::Shape { number, reason })
+    }
+
+    /// Whether this record, as it stood in the input, ends with a `\r` that its line's end left in
+    /// its last field.
+    pub fn keeps_carriage_return(&self, text: &[u8]) -> bool {
+        let ends_in_newline = self.fields.last().is_some_and(|(_, after)| after == b"\n");
+        !self.by_line && ends_in_newline && text.ends_with(b"\r\n")
     }
 
     /// The byte that a record ends with: without it, no whole record is there.
@@ -261,6 +282,25 @@ mod tests {
         assert_eq!(read_all("%v", b"a\n\nb").unwrap(), expected);
         assert_eq!(read_all("%v\\n", b"a\n\nb\n").unwrap(), expected);
         assert_eq!(read_all("%v", b"").unwrap(), []);
+    }
+
+    #[test]
+    fn a_line_may_end_in_a_carriage_return_where_the_format_does_not_say_how_it_ends() {
+        let text = b"k\ta\r\nk\tb\n\t\r\nk\tc\r";
+        let values = |format| -> Vec<Vec<u8>> {
+            let records = read_all(format, text).unwrap();
+            records.into_iter().map(|record| record.value).collect()
+        };
+        assert_eq!(values("%k\\t%v"), [&b"a"[..], b"b", b"", b"c\r"]);
+        assert_eq!(values("%k\\t%v\\n"), [&b"a\r"[..], b"b", b"\r", b"c\r"]);
+        let keeps = |format: &str, text: &[u8]| {
+            let format: InputFormat = format.parse().unwrap();
+            format.keeps_carriage_return(text)
+        };
+        assert!(keeps("%v\\n", b"a\r\n"));
+        assert!(!keeps("%v\\n", b"a\n"));
+        assert!(!keeps("%v", b"a\r\n"));
+        assert!(!keeps("%v\\r\\n", b"a\r\n"));
     }
 
     #[test]

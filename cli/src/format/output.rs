@@ -62,6 +62,8 @@ fn insert_bytes(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputFormat {
     pieces: Vec<Piece>,
+    /// What stands for a key, value or header value that is absent.
+    null: Vec<u8>,
 }
 
 impl Default for OutputFormat {
@@ -69,6 +71,7 @@ impl Default for OutputFormat {
     fn default() -> OutputFormat {
         OutputFormat {
             pieces: vec![Piece::Field(Field::Value), Piece::Text(b"\n".to_vec())],
+            null: Vec::new(),
         }
     }
 }
@@ -77,23 +80,35 @@ impl FromStr for OutputFormat {
     type Err = FormatError;
 
     fn from_str(format: &str) -> Result<OutputFormat, FormatError> {
-        parse(format).map(|pieces| OutputFormat { pieces })
+        parse(format).map(|pieces| OutputFormat {
+            pieces,
+            null: Vec::new(),
+        })
     }
 }
 
 impl OutputFormat {
-    /// Appends the record as the format shows it. A key or value that is absent shows as nothing.
+    /// The same format with a text for what is absent.
+    #[must_use]
+    pub fn with_null(self, text: &str) -> OutputFormat {
+        OutputFormat {
+            null: text.as_bytes().to_vec(),
+            ..self
+        }
+    }
+
+    /// Appends the record as the format shows it.
     pub fn write(&self, record: &RecordView<'_>, out: &mut Vec<u8>) {
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
-                Piece::Field(field) => write_field(*field, record, out),
+                Piece::Field(field) => write_field(*field, record, &self.null, out),
             }
         }
     }
 }
 
-fn write_field(field: Field, record: &RecordView<'_>, out: &mut Vec<u8>) {
+fn write_field(field: Field, record: &RecordView<'_>, null: &[u8], out: &mut Vec<u8>) {
     // Writing to memory does not fail.
     let mut number = |number: i64| {
         let _ = write!(out, "{number}");
@@ -103,8 +118,8 @@ fn write_field(field: Field, record: &RecordView<'_>, out: &mut Vec<u8>) {
         Field::Offset => number(record.offset),
         Field::Timestamp => number(record.timestamp_ms),
         Field::Topic => out.extend_from_slice(record.topic.as_bytes()),
-        Field::Key => out.extend_from_slice(record.key.unwrap_or_default()),
-        Field::Value => out.extend_from_slice(record.value.unwrap_or_default()),
+        Field::Key => out.extend_from_slice(record.key.unwrap_or(null)),
+        Field::Value => out.extend_from_slice(record.value.unwrap_or(null)),
         Field::Headers => {
             for (index, header) in record.headers.iter().enumerate() {
                 if index > 0 {
@@ -112,7 +127,7 @@ fn write_field(field: Field, record: &RecordView<'_>, out: &mut Vec<u8>) {
                 }
                 out.extend_from_slice(header.key.as_bytes());
                 out.push(b'=');
-                out.extend_from_slice(header.value.as_deref().unwrap_or_default());
+                out.extend_from_slice(header.value.as_deref().unwrap_or(null));
             }
         }
     }
@@ -179,6 +194,10 @@ mod tests {
     #[test]
     fn the_default_is_a_value_a_line_and_an_absent_key_is_nothing() {
         assert_eq!(written(OutputFormat::default(), None), "value\n");
-        assert_eq!(written("<%k>".parse().unwrap(), None), "<>");
+        let key: OutputFormat = "<%k>".parse().unwrap();
+        assert_eq!(written(key.clone(), None), "<>");
+        assert_eq!(written(key.with_null("NULL"), None), "<NULL>");
+        let headers: OutputFormat = "%h".parse().unwrap();
+        assert_eq!(written(headers.with_null("NULL"), None), "a=1,b=NULL");
     }
 }

@@ -37,7 +37,7 @@ pub struct ListedOffset {
     pub leader_epoch: LeaderEpoch,
 }
 
-/// How long a topic may be unknown to the view before the caller is told.
+/// How long a topic may be missing in the view although it exists before the caller is told.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn list_offsets(
@@ -98,12 +98,8 @@ pub(super) async fn list_offsets_once(
 }
 
 pub(super) async fn find_topic(client: &Client, topic: &str) -> Result<TopicId, ClientError> {
-    let known = client.wait_for(
-        |cluster| cluster.topic(topic).is_some(),
-        UNKNOWN_TOPIC_PATIENCE,
-    );
-    let cluster = known.await.unwrap_or_else(|_| client.cluster());
-    cluster.topic(topic).map(|info| info.id).ok_or_else(|| {
+    let info = client.find_topic(topic, UNKNOWN_TOPIC_PATIENCE).await;
+    info.map(|info| info.id).ok_or_else(|| {
         let message = format!("there is no topic '{topic}'");
         ClientError::Api(ApiError::new(ErrorCode::UnknownTopicOrPartition, message))
     })

@@ -34,7 +34,7 @@ use crate::stream::{BidiStream, DataClient, StreamEvent};
 
 /// How many responses wait for the next poll; streams stop reading beyond.
 const EVENTS_MAX: usize = 16;
-/// How long a topic may be unknown to the view before the caller is told.
+/// How long a topic may be missing in the view although it exists before the caller is told.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where to begin reading a partition.
@@ -147,11 +147,7 @@ impl Consumer {
         partitions: Vec<(PartitionIndex, StartPosition)>,
     ) -> Result<(Arc<TopicInfo>, BTreeMap<PartitionIndex, Offset>), ConsumeError> {
         let wait = UNKNOWN_TOPIC_PATIENCE.min(self.client.config().request_timeout);
-        let known = self
-            .client
-            .wait_for(|c| c.topic(topic).is_some(), wait)
-            .await;
-        let info = known.ok().and_then(|cluster| cluster.topic(topic).cloned());
+        let info = self.client.find_topic(topic, wait).await;
         let info = info.ok_or_else(|| unknown(format!("there is no topic '{topic}'")))?;
         let mut starts = BTreeMap::new();
         let mut asked = Vec::new();
@@ -189,6 +185,12 @@ impl Consumer {
             .retain(|_, position| **position.topic() != *topic);
     }
 
+    /// Stops reading one partition of a topic; the others go on.
+    pub fn unassign_partition(&mut self, topic: &str, partition: PartitionIndex) {
+        self.fetcher
+            .retain(|id, position| id.partition != partition || **position.topic() != *topic);
+    }
+
     /// The partitions being read.
     pub fn assignment(&self) -> Vec<(Arc<str>, PartitionIndex)> {
         let positions = self.fetcher.positions();
@@ -201,8 +203,10 @@ impl Consumer {
     /// order and without gaps. Cancelling the call loses nothing.
     ///
     /// # Errors
-    /// A partition that cannot be read on fails each poll until it is moved by [`Consumer::seek`]
-    /// or assigned anew.
+    /// A partition that cannot be read on fails each poll until it is moved by [`Consumer::seek`],
+    /// assigned anew, or left by [`Consumer::unassign_partition`]. What came before the failure is
+    /// handed out first. [`ConsumeError::next_offset`] says where to go on behind a batch that
+    /// cannot be unpacked.
     pub async fn poll(&mut self, limit: Duration) -> Result<Vec<ConsumedRecord>, ConsumeError> {
         let deadline = tokio::time::Instant::now() + limit;
         loop {

@@ -3,6 +3,7 @@
 //! Knows neither brokers nor streams.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,8 +99,10 @@ impl Position {
         self.buffered_bytes
     }
 
+    /// What fails the partition, once all that came before it is handed out.
     pub(super) fn failure(&self) -> Option<&ConsumeError> {
-        self.failure.as_ref()
+        let held = !self.records.is_empty() || !self.batches.is_empty();
+        self.failure.as_ref().filter(|_| !held)
     }
 
     pub(super) fn reset(&self) -> Option<OffsetSpec> {
@@ -246,26 +249,39 @@ impl Position {
     }
 
     fn unpack(&mut self, batch: &Bytes) -> Result<(), ConsumeError> {
-        let base = BatchHeader::decode(batch).map_or(self.next, |header| header.base_offset);
-        let unpacked = validate_stored_batch(batch)
-            .map_err(|error| error.to_string())
-            .and_then(|header| {
-                let records = decode_records(batch, UNPACKED_BYTES_MAX);
-                records
-                    .map(|r| (header, r))
-                    .map_err(|error| error.to_string())
-            });
+        let unpacked = match validate_stored_batch(batch) {
+            Ok(header) => match records_of(&header, batch) {
+                Ok(records) => Ok((header, records)),
+                Err(reason) => Err(self.unpackable(&header, reason)),
+            },
+            Err(error) => {
+                let base = BatchHeader::decode(batch).map_or(self.next, |it| it.base_offset);
+                Err(self.corrupt(base.max(self.next), error.to_string()))
+            }
+        };
         match unpacked {
             Ok((header, records)) => {
                 self.records = records.into();
                 self.behind_records = header.next_offset();
                 Ok(())
             }
-            Err(reason) => {
-                let error = self.corrupt(base.max(self.next), reason);
+            Err(error) => {
+                self.batches.clear();
+                self.buffered_bytes = 0;
                 self.failure = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    fn unpackable(&self, header: &BatchHeader, reason: String) -> ConsumeError {
+        ConsumeError::Unpackable {
+            topic: self.topic.to_string(),
+            partition: self.partition,
+            base_offset: header.base_offset,
+            next_offset: header.next_offset(),
+            compression: header.attributes.compression().unwrap_or_default(),
+            reason,
         }
     }
 
@@ -277,6 +293,23 @@ impl Position {
             reason,
         }
     }
+}
+
+/// The records of a batch that is whole. Its checksum says nothing of what stands compressed in it.
+fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Vec<Record>, String> {
+    let records = decode_records(batch, UNPACKED_BYTES_MAX).map_err(|error| {
+        let cause = error.source().map(ToString::to_string);
+        cause.unwrap_or_else(|| error.to_string())
+    })?;
+    // An offset of another batch would make the consumer pass over that batch's records.
+    let mut least = header.base_offset;
+    for (index, record) in records.iter().enumerate() {
+        if record.offset < least || record.offset >= header.next_offset() {
+            return Err(format!("record {index} has offset {}", record.offset));
+        }
+        least = record.offset.next();
+    }
+    Ok(records)
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub struct ProducerConfig {
     pub request_bytes: usize,
     pub retry_backoff_min: Duration,
     pub retry_backoff_max: Duration,
-    /// How long sending waits for a topic that the client does not know yet.
+    /// How long sending waits at most for a topic that the client does not know yet. One that the
+    /// brokers do not know either is refused within 300 ms.
     pub topic_wait: Duration,
 }
 

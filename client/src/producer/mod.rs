@@ -187,14 +187,7 @@ impl Producer {
 
     async fn topic(&self, name: &str) -> Result<Arc<TopicInfo>, ProduceError> {
         let client = &self.shared.client;
-        if let Some(topic) = client.cluster().topic(name) {
-            return Ok(Arc::clone(topic));
-        }
-        let wait = self.shared.config.topic_wait;
-        let known = client
-            .wait_for(|cluster| cluster.topic(name).is_some(), wait)
-            .await;
-        let topic = known.ok().and_then(|cluster| cluster.topic(name).cloned());
+        let topic = client.find_topic(name, self.shared.config.topic_wait).await;
         topic.ok_or_else(|| {
             let message = format!("there is no topic '{name}'; create it first");
             ProduceError::definite(ErrorCode::UnknownTopicOrPartition, message)

@@ -231,3 +231,19 @@ async fn a_dropped_producer_fails_what_is_open() {
     let error = timeout(PATIENCE, sent).await.unwrap().unwrap_err();
     assert_eq!(error.outcome, Outcome::Definite);
 }
+
+#[tokio::test]
+async fn a_topic_that_no_broker_knows_is_refused_without_waiting_for_it() {
+    let cluster = FakeCluster::start(2);
+    let producer = cluster.client().await.producer(ProducerConfig {
+        topic_wait: PATIENCE * 100,
+        ..ProducerConfig::default()
+    });
+    let sent = timeout(PATIENCE, producer.send(ProducerRecord::new("t", "x"))).await;
+    let error = sent.unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::UnknownTopicOrPartition);
+    // One that is created while it is asked for is found.
+    let send = producer.send(ProducerRecord::new("t", "x"));
+    let (sent, ()) = tokio::join!(send, async { cluster.create_topic("t", 1) });
+    timeout(PATIENCE, sent.unwrap()).await.unwrap().unwrap();
+}

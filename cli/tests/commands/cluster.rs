@@ -1,0 +1,155 @@
+//! A cluster in a process of its own, and the `ottla` program run against it.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use bytes::Bytes;
+use ottla_proto::v1;
+use ottla_proto::v1::log_service_client::LogServiceClient;
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs `ottla` with these arguments, split at spaces, and this standard input.
+pub fn ottla(bootstrap: &str, args: &str, input: &[u8]) -> Ran {
+    let mut child = program()
+        .env("OTTLA_BOOTSTRAP", bootstrap)
+        .args(args.split_whitespace())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // A command that ends before it has read everything breaks the pipe.
+    let _ = child.stdin.take().expect("a pipe").write_all(input);
+    let ended = child.wait_with_output().expect("the program ends");
+    Ran {
+        code: ended.status.code(),
+        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    }
+}
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+    command.env_remove("OTTLA_BOOTSTRAP").env_remove("RUST_LOG");
+    command
+}
+
+/// A port that nobody listens on, and neither on the one behind it.
+pub fn free_ports() -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = first.local_addr().expect("an address").port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A running `ottla dev`, ended when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    pub bootstrap: String,
+    child: Child,
+    errors: tempfile::NamedTempFile,
+}
+
+impl Cluster {
+    /// Starts one node and waits until it serves.
+    pub fn start() -> Cluster {
+        Cluster::of("--nodes 1")
+    }
+
+    /// Starts what these arguments ask for and waits until it serves.
+    pub fn of(args: &str) -> Cluster {
+        let port = free_ports();
+        let errors = tempfile::NamedTempFile::new().expect("a file");
+        let mut child = program()
+            .args(["dev", "--base-port", &port.to_string()])
+            .args(args.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors.reopen().expect("the file"))
+            .spawn()
+            .expect("the program starts");
+        // The first line comes once the cluster is healthy.
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("a pipe"))
+            .read_line(&mut line)
+            .expect("a line");
+        assert!(line.starts_with("NODE"), "{line:?}");
+        Cluster {
+            bootstrap: format!("127.0.0.1:{port}"),
+            child,
+            errors,
+        }
+    }
+
+    /// What it told on standard error.
+    pub fn told(&self) -> String {
+        std::fs::read_to_string(self.errors.path()).expect("the file")
+    }
+
+    /// Runs a command that must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &str, input: &str) -> Ran {
+        let ran = self.run(args, input);
+        assert_eq!(ran.code, Some(0), "{args}: {}", ran.err);
+        ran
+    }
+
+    pub fn run(&self, args: &str, input: &str) -> Ran {
+        ottla(&self.bootstrap, args, input.as_bytes())
+    }
+
+    /// Appends a batch as it is, past the client that would never build it.
+    pub fn append(&self, topic: &str, partition: i32, batch: Bytes) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let request = v1::ProduceRequest {
+            partitions: vec![v1::ProducePartition {
+                partition: Some(v1::TopicPartition {
+                    topic: topic.to_owned(),
+                    partition,
+                    ..Default::default()
+                }),
+                batch,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let endpoint = format!("http://{}", self.bootstrap);
+        runtime.block_on(async {
+            let mut log = LogServiceClient::connect(endpoint).await.expect("a node");
+            let answers = log.produce(futures::stream::iter([request])).await;
+            let answer = answers.expect("a stream").into_inner().message().await;
+            let answer = answer.expect("an answer").expect("an answer");
+            assert_eq!(answer.results[0].error, None);
+        });
+    }
+
+    /// Stops the node as Ctrl-C does.
+    pub fn stop(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).ok();
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // One that has ended already is waited for below.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        }
+        self.child.wait().expect("the node ends")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

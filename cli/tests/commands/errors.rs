@@ -1,0 +1,65 @@
+//! Errors name what was tried, where, and what to do.
+
+use crate::cluster::{Cluster, Ran, free_ports, ottla};
+
+#[track_caller]
+fn assert_told(ran: &Ran, code: i32, parts: &[&str]) {
+    assert_eq!(ran.code, Some(code), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    for part in parts {
+        assert!(ran.err.contains(part), "no {part:?} in {}", ran.err);
+    }
+    for raw in ["transport error", "tcp connect", "Unimplemented"] {
+        assert!(!ran.err.contains(raw), "{}", ran.err);
+    }
+}
+
+#[test]
+fn an_address_without_a_broker_is_named_with_what_is_there_instead() {
+    let dead = format!("127.0.0.1:{}", free_ports());
+    let parts = [
+        dead.as_str(),
+        "nothing listens there",
+        "--bootstrap",
+        "ottla dev",
+    ];
+    for command in [
+        "topic list",
+        "quorum status",
+        "consume t",
+        "produce t",
+        "bench produce",
+    ] {
+        assert_told(&ottla(&dead, command, b""), 1, &parts);
+    }
+    assert_told(&ottla(&dead, "cluster health", b""), 3, &parts);
+    let nowhere = ottla("no-such-host.invalid:9092", "topic list", b"");
+    assert_told(&nowhere, 1, &["no-such-host.invalid", "resolved"]);
+    // The port of the nodes among themselves, which stands beside that of the clients.
+    let cluster = Cluster::start();
+    let (host, port) = cluster.bootstrap.split_once(':').unwrap();
+    let internal = format!("{host}:{}", port.parse::<u16>().unwrap() + 1);
+    assert_told(
+        &ottla(&internal, "topic list", b""),
+        1,
+        &[&internal, "client port"],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let there = tempfile::tempdir().unwrap();
+    let missing = there.path().join("missing");
+    let (there, missing) = (there.path().display(), missing.display());
+    let run = |line: String| ottla("", &line, b"");
+    let dumped = run(format!("log dump {missing}"));
+    assert_told(&dumped, 4, &[&missing.to_string(), "No such file"]);
+    let dumped = run(format!("log dump {there}"));
+    assert_told(&dumped, 2, &[&there.to_string(), "log verify"]);
+    let verified = run(format!("log verify {there}"));
+    assert_told(&verified, 4, &[&there.to_string(), "data directory"]);
+    let served = run(format!("server --config {missing}"));
+    assert_told(&served, 2, &[&missing.to_string(), "--config"]);
+    let made = run("dev --data-dir /proc/none".to_owned());
+    assert_told(&made, 1, &["/proc/none", "--data-dir"]);
+}

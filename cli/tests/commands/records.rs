@@ -1,0 +1,86 @@
+//! Producing and consuming.
+
+use bytes::Bytes;
+use ottla_model::batch::{BatchBuilder, NewRecord};
+use ottla_model::compression::Compression;
+
+use crate::cluster::Cluster;
+
+/// A batch of three records whose checksum is right and whose compressed part is garbage.
+fn unpackable() -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::Gzip);
+    for _ in 0..3 {
+        builder.push(&NewRecord::default()).expect("room");
+    }
+    let mut batch = builder.build().expect("a batch").to_vec();
+    batch[61..].fill(7);
+    let crc = !batch[21..].iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+        })
+    });
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch.into()
+}
+
+#[test]
+fn a_batch_that_cannot_be_unpacked_stops_its_partition_alone_and_says_how_to_go_on() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --partitions 2", "");
+    cluster.ok("produce t --partition 0", "a\n");
+    cluster.append("t", 0, unpackable());
+    cluster.ok("produce t --partition 0", "b\n");
+    cluster.ok("produce t --partition 1", "c\nd\n");
+
+    let ran = cluster.run("consume t --from-beginning --until-end", "");
+    let mut lines: Vec<_> = ran.out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["a", "c", "d"], "{}", ran.err);
+    assert_eq!(ran.code, Some(7), "{}", ran.err);
+    for part in [
+        "offsets 1 to 3 of t-0",
+        "gzip",
+        "producer",
+        "--partition 0 --offset 4",
+    ] {
+        assert!(ran.err.contains(part), "no {part:?} in {}", ran.err);
+    }
+
+    let ran = cluster.ok("consume t --partition 0 --offset 4:end", "");
+    assert_eq!(ran.out, "b\n");
+    let alone = cluster.run("consume t --partition 0 --offset 2", "");
+    assert_eq!(
+        (alone.code, alone.out.as_str()),
+        (Some(1), ""),
+        "{}",
+        alone.err
+    );
+    assert_eq!(alone.err.lines().count(), 1, "{}", alone.err);
+    // Nothing beyond the end that was asked for is looked at.
+    cluster.ok("consume t --partition 0 --offset :1", "");
+}
+
+#[test]
+fn a_null_can_be_produced_and_told_from_an_empty_value() {
+    let cluster = Cluster::start();
+    cluster.ok(
+        "topic create t --partitions 1 --config cleanup.policy=compact",
+        "",
+    );
+    let format = r"-f %k:%v --null-marker NULL";
+    cluster.ok(&format!("produce t {format}"), "a:NULL\nb:\nc:null\n");
+    let read = "consume t --from-beginning --until-end";
+    assert_eq!(cluster.ok(read, "").out, "\n\nnull\n");
+    let shown = cluster.ok(&format!(r"{read} -f %k:%v\n --null-marker NULL"), "");
+    assert_eq!(shown.out, "a:NULL\nb:\nc:null\n");
+    let json = cluster
+        .ok(&format!("{read} --max-messages 1 -o json"), "")
+        .out;
+    assert!(json.contains(r#""value":null"#), "{json}");
+    // Without a marker, the text is a value like any other.
+    cluster.ok("produce t -f %k:%v", "d:NULL\n");
+    let last = cluster.ok("consume t --offset -1:end -o json", "").out;
+    assert!(last.contains(r#""value":"NULL""#), "{last}");
+    let refused = cluster.run(&format!("{read} -o json --null-marker NULL"), "");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+}
