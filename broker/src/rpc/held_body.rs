@@ -1,7 +1,7 @@
 //! What was reserved for an answer stays reserved until the connection has taken its bytes. Neither
 //! the handler nor the stream of answers knows when that is: the HTTP/2 layer keeps what the
-//! reader's window has no room for. So the reservation goes with the bytes; and they are handed over
-//! in pieces, because each that is asked for, or is gone, tells that the reader gets on.
+//! reader's window has no room for. So the reservation goes with the bytes, which are handed over
+//! in pieces: each that is asked for, or is gone, tells that the reader gets on.
 
 use std::convert::Infallible;
 use std::pin::Pin;

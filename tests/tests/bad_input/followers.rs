@@ -132,7 +132,45 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
         drop((sender, answers));
         assert_replicated(&channel, b"after a false follower").await;
     }
+    for (false_epoch, code) in [
+        (epoch - 1, ErrorCode::FencedLeaderEpoch),
+        (epoch + 1, ErrorCode::UnknownLeaderEpoch),
+    ] {
+        // What comes with the first message counts as much as what comes after it.
+        let first = v1::ReplicateRequest {
+            hello: hello(follower.broker_epoch).hello,
+            ..state(false_epoch)
+        };
+        let (_sender, requests) = with_first(first).await;
+        let stream = replica.replicate(requests).await;
+        let mut answers = stream.expect("a stream").into_inner();
+        let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
+        let answer = answer.expect("heard").expect("an answer").expect("one");
+        let refused = &answer.partitions[0];
+        assert_eq!(refused.error_code, i32::from(code.number()), "{refused:?}");
+    }
+    // Who follows is said once.
+    let (sender, requests) = with_first(hello(follower.broker_epoch)).await;
+    let stream = replica.replicate(requests).await;
+    let mut answers = stream.expect("a stream").into_inner();
+    let again = sender.send(hello(follower.broker_epoch)).await;
+    again.expect("room");
+    let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
+    assert_refused(answer.expect("an end"), ErrorCode::InvalidRequest);
+    assert_replicated(&channel, b"after all of them").await;
     for node in &mut nodes {
         node.assert_unharmed();
     }
+}
+
+/// The requests of a stream that begins with this one, and where more may follow.
+async fn with_first(
+    first: v1::ReplicateRequest,
+) -> (
+    mpsc::Sender<v1::ReplicateRequest>,
+    ReceiverStream<v1::ReplicateRequest>,
+) {
+    let (sender, requests) = mpsc::channel(4);
+    sender.send(first).await.expect("room");
+    (sender, ReceiverStream::new(requests))
 }
