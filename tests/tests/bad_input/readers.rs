@@ -239,3 +239,40 @@ async fn very_many_connections_that_take_nothing_are_closed_and_a_slow_one_is_no
     assert!(closed > 0, "nobody was pushed out");
     harness.node.assert_unharmed();
 }
+
+#[tokio::test]
+async fn subscriptions_that_are_never_read_are_closed_when_others_wait() {
+    const SUBSCRIPTIONS: usize = 80;
+    let mut harness = filled().await;
+    let port = harness.node.client_port;
+    let before = harness.node.resident_bytes();
+    let request = || v1::SubscribeRequest {
+        topic: TOPIC.to_owned(),
+        from: Some(v1::subscribe_request::From::Earliest(true)),
+        ..Default::default()
+    };
+    let mut hogs = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+            .expect("an address")
+            .initial_stream_window_size(65_535)
+            .connect_lazy();
+        let mut hog = LogServiceClient::new(channel);
+        let answers = hog.subscribe(request()).await;
+        hogs.push(answers.expect("a stream").into_inner());
+    }
+    let mut reader = LogServiceClient::new(harness.node.client());
+    let reading = async {
+        let answers = reader.subscribe(request()).await.expect("a stream");
+        answers.into_inner().message().await
+    };
+    let heard = tokio::time::timeout(WITHIN, reading).await.expect("served");
+    let records = heard.expect("no end").expect("an answer").records;
+    assert!(!records.is_empty());
+    read_from(port, [127, 0, 0, 1], WITHIN).await;
+    // Beside what is reserved, each has one batch that waits for room, as it was read and decoded.
+    let more = harness.node.resident_bytes().saturating_sub(before);
+    let most = 2 * MORE_BYTES_MAX + SUBSCRIPTIONS * 2_000_000;
+    assert!(more < most, "{} MiB more", more >> 20);
+    harness.node.assert_unharmed();
+}
