@@ -115,12 +115,8 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
         (epoch + 1, ErrorCode::UnknownLeaderEpoch),
         (i32::MAX, ErrorCode::UnknownLeaderEpoch),
     ] {
-        let (sender, requests) = mpsc::channel(4);
-        sender
-            .send(hello(follower.broker_epoch))
-            .await
-            .expect("room");
-        let stream = replica.replicate(ReceiverStream::new(requests)).await;
+        let (sender, requests) = with_first(hello(follower.broker_epoch)).await;
+        let stream = replica.replicate(requests).await;
         let mut answers = stream.expect("a stream").into_inner();
         sender.send(state(false_epoch)).await.expect("room");
         let answer = answers.message().await.expect("an answer").expect("one");
@@ -132,9 +128,9 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
         drop((sender, answers));
         assert_replicated(&channel, b"after a false follower").await;
     }
-    let first = hello(follower.broker_epoch);
-    assert_first_message_counts(&mut replica, &first, &state(epoch - 1)).await;
-    assert_second_hello_is_refused(&mut replica, &first).await;
+    let hello = hello(follower.broker_epoch);
+    assert_first_message_counts(&mut replica, &hello, &state(epoch - 1)).await;
+    assert_second_hello_is_refused(&mut replica, &hello).await;
     assert_replicated(&channel, b"after all of them").await;
     for node in &mut nodes {
         node.assert_unharmed();
