@@ -21,12 +21,10 @@ use crate::producer_ids::ProducerIds;
 use crate::registration::Registration;
 use crate::replica::Replica;
 use crate::replication::LeaderLinks;
+use crate::rpc::UnreadRoom;
 
 /// The most bytes of batches whose producers wait for an answer.
 pub const PRODUCE_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
-
-/// The most bytes read for consumers that they have not taken yet.
-pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 
 /// How long a write waits for its replicas unless it says otherwise, and at most.
 const WRITE_PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
@@ -51,8 +49,8 @@ pub struct Broker {
     pub leader_links: Arc<LeaderLinks>,
     pub space: Arc<DiskSpace>,
     pub producer_ids: ProducerIds,
-    /// Bytes that may still be read for consumers.
-    pub fetch_bytes: Arc<Semaphore>,
+    /// What was read for consumers and not taken by them yet.
+    pub unread: Arc<UnreadRoom>,
     /// Bytes that producers may still have in flight.
     pub produce_bytes: Arc<Semaphore>,
 }

@@ -20,7 +20,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::broker::{Broker, BrokerCell, FETCH_BYTES_IN_FLIGHT, PRODUCE_BYTES_IN_FLIGHT};
+use crate::broker::{Broker, BrokerCell, PRODUCE_BYTES_IN_FLIGHT};
 use crate::compaction::CompactionThread;
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
@@ -327,7 +327,7 @@ impl Starter {
             registration,
             leader_links,
             space,
-            fetch_bytes: Arc::new(Semaphore::new(FETCH_BYTES_IN_FLIGHT)),
+            unread: Arc::default(),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));

@@ -53,6 +53,14 @@ pub const FETCH_BYTES_PER_STREAM: usize = 16 * 1024 * 1024;
 /// The most bytes of batches that were read for one connection and not taken yet, whatever the
 /// number of its calls, so that one client leaves the others their share of the node's memory.
 pub const FETCH_BYTES_PER_CONNECTION: usize = 32 * 1024 * 1024;
+/// The same of a connection that has taken nothing yet: an answer of ordinary size, and another
+/// beside it.
+pub const FETCH_BYTES_PER_CONNECTION_AT_FIRST: usize = 2 * BATCH_BYTES_DEFAULT;
+/// The most bytes of batches that were read for the connections of one host and not taken yet, so
+/// that no host takes the memory of the others.
+pub const FETCH_BYTES_PER_HOST: usize = FETCH_BYTES_IN_FLIGHT / 2;
+/// The most bytes that a broker has read for consumers and that they have not taken yet.
+pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 /// The most concurrent streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// The most bytes that one replication stream has in flight, unacknowledged.
@@ -86,4 +94,6 @@ const _: () = assert!(BATCH_BYTES_MAX + REPLICATION_MESSAGE_BYTES < INTERNAL_MES
 const _: () = assert!(BATCH_BYTES_MAX <= REPLICATION_WINDOW_BYTES);
 const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FETCH_BYTES_PER_STREAM);
 const _: () = assert!(FETCH_BYTES_PER_STREAM <= FETCH_BYTES_PER_CONNECTION);
+const _: () = assert!(FETCH_BYTES_PER_CONNECTION_AT_FIRST <= FETCH_BYTES_PER_CONNECTION);
+const _: () = assert!(FETCH_BYTES_PER_CONNECTION <= FETCH_BYTES_PER_HOST);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

@@ -1,23 +1,15 @@
 //! A TCP connection that holds something as long as it lives: its place among the open ones, or
-//! whoever wants to know when it ends.
+//! whoever wants to know when it ends. It can be closed by those who serve its calls.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ottla_model::limits::FETCH_BYTES_PER_CONNECTION;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 
-/// What the calls of one connection share. Each finds it among its request's extensions.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Bytes that may still be made ready for the connection before it takes what is.
-    pub unread_bytes: Arc<Semaphore>,
-}
+use crate::connection::Connection;
 
 /// A connection and what is dropped with it.
 #[derive(Debug)]
@@ -29,13 +21,21 @@ pub struct HeldStream<H> {
 
 impl<H> HeldStream<H> {
     pub fn new(stream: TcpStream, held: H) -> HeldStream<H> {
-        let connection = Connection {
-            unread_bytes: Arc::new(Semaphore::new(FETCH_BYTES_PER_CONNECTION)),
-        };
+        // A peer without an address is gone already.
+        let peer = stream.peer_addr().ok().map(|address| address.ip());
         HeldStream {
             stream,
-            connection,
+            connection: Connection::new(peer),
             _held: held,
+        }
+    }
+
+    /// Ends with an error once the connection is to be closed, and hears of it as the current task.
+    fn check(&self, context: &Context<'_>) -> io::Result<()> {
+        self.connection.on_close(context.waker());
+        match self.connection.is_closed() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
         }
     }
 }
@@ -54,6 +54,7 @@ impl<H: Unpin> AsyncRead for HeldStream<H> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -64,6 +65,7 @@ impl<H: Unpin> AsyncWrite for HeldStream<H> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -72,6 +74,7 @@ impl<H: Unpin> AsyncWrite for HeldStream<H> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 

@@ -10,18 +10,17 @@ use ottla_log::{ReadError, ReadOutcome};
 use ottla_metadata::MetadataImage;
 use ottla_model::batch::joined;
 use ottla_model::error::ApiError;
-use ottla_model::limits::{
-    BATCH_BYTES_DEFAULT, FETCH_BYTES_MAX, FETCH_BYTES_PER_STREAM, PARTITIONS_PER_MESSAGE_MAX,
-};
+use ottla_model::limits::{FETCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX};
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_shell::Connection;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
 use super::held_body::Held;
+use super::unread::{FetchBudget, Unread};
 use crate::broker::Broker;
 use crate::replica::{Replica, chain};
 
@@ -30,65 +29,10 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The most requests of one stream that are worked on at once; a consumer that sends more waits.
 const REQUESTS_AT_ONCE: usize = 16;
 
-/// Bytes that were read for consumers and not taken by them yet. Held by a response until the
-/// connection has sent it.
-#[derive(Clone)]
-pub struct FetchBudget {
-    /// Of this stream; a call by itself has none of its own.
-    stream: Option<Arc<Semaphore>>,
-    /// Of the connection; what this broker asks of itself has none.
-    connection: Option<Arc<Semaphore>>,
-    /// Of the whole broker. Asked for last, so that who waits for its own share keeps nothing from
-    /// the others.
-    broker: Arc<Semaphore>,
-}
-
-/// How long a fetch waits for other consumers to take what was read for them.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(5);
-
-impl FetchBudget {
-    /// The budget of a call by itself, on this connection.
-    pub fn of_call(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
-        FetchBudget {
-            stream: None,
-            connection: connection.map(|connection| Arc::clone(&connection.unread_bytes)),
-            broker: Arc::clone(&broker.fetch_bytes),
-        }
-    }
-
-    fn of_stream(broker: &Broker, connection: Option<&Connection>) -> FetchBudget {
-        let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_PER_STREAM)));
-        FetchBudget {
-            stream,
-            ..FetchBudget::of_call(broker, connection)
-        }
-    }
-
-    /// Reserves what one response may hold: what was asked for, or a batch of ordinary size.
-    async fn reserve(&self, max_bytes: usize) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
-        let most = max_bytes.clamp(BATCH_BYTES_DEFAULT, FETCH_BYTES_MAX);
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let mut reserved = Vec::with_capacity(3);
-        let own = self.stream.iter().chain(&self.connection);
-        for budget in own.chain([&self.broker]) {
-            let waited = timeout(BUDGET_PATIENCE, Arc::clone(budget).acquire_many_owned(most));
-            match waited.await {
-                Ok(Ok(permit)) => reserved.push(permit),
-                Ok(Err(_)) | Err(_) => {
-                    let message = "too much that was read for consumers waits to be taken; try \
-                                   again in a moment";
-                    return Err(ApiError::new(ErrorCode::ThrottlingQuotaExceeded, message));
-                }
-            }
-        }
-        Ok(reserved)
-    }
-}
-
 /// A response with what it holds of the budgets.
 pub struct Fetched {
     pub response: v1::FetchResponse,
-    pub reserved: Vec<OwnedSemaphorePermit>,
+    pub unread: Unread,
 }
 
 /// Serves one fetch stream: one response for each request, as each is done, so that a partition
@@ -100,18 +44,29 @@ pub fn serve(
     held: Held,
     requests: Streaming<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<> {
-    let budget = FetchBudget::of_stream(&broker, connection);
-    let mut fetched = requests
-        .map(move |request| {
-            let (broker, budget) = (Arc::clone(&broker), budget.clone());
-            async move { fetch(&broker, &request?, &budget).await }
-        })
-        .buffer_unordered(REQUESTS_AT_ONCE);
+    let budget = FetchBudget::of_stream(&broker.unread, connection);
+    let (sender, mut receiver) = mpsc::channel(1);
+    // Apart from the stream, which nobody polls while its reader takes nothing: a fetch that waits
+    // for room must go on once it is given some.
+    tokio::spawn(async move {
+        let fetching = requests.for_each_concurrent(REQUESTS_AT_ONCE, |request| async {
+            let fetched = match request {
+                Ok(request) => fetch(&broker, &request, &budget).await,
+                Err(status) => Err(status),
+            };
+            // The reader may be gone.
+            let _ = sender.send(fetched).await;
+        });
+        tokio::select! {
+            () = fetching => {}
+            () = sender.closed() => {}
+        }
+    });
     async_stream::stream! {
-        while let Some(next) = fetched.next().await {
+        while let Some(next) = receiver.recv().await {
             match next {
                 Ok(fetched) => {
-                    held.hold(fetched.reserved);
+                    held.hold(fetched.unread);
                     yield Ok(fetched.response);
                 }
                 Err(status) => {
@@ -154,11 +109,16 @@ pub async fn fetch(
         for target in &targets {
             target.replica.wait_for_change(&changed);
         }
-        let mut reserved = budget
+        let mut unread = budget
             .reserve(max_bytes)
             .await
             .map_err(|error| to_status(&error))?;
-        let mut room = max_bytes;
+        let mut room = max_bytes.min(unread.bytes());
+        // Batches come whole, so what there is room for now may fall short of it.
+        let enough = match room == max_bytes {
+            true => min_bytes,
+            false => min_bytes.min(room / 2),
+        };
         let mut read_bytes = 0;
         for target in &targets {
             let result = read(broker, target, room, read_bytes == 0).await;
@@ -170,22 +130,15 @@ pub async fn fetch(
         }
         let failed = results.iter().any(|result| result.error.is_some());
         let out_of_time = Instant::now() >= deadline;
-        if failed || read_bytes >= min_bytes || room == 0 || out_of_time {
-            // Of what was reserved, only what was read is kept.
-            let kept = reserved
-                .iter_mut()
-                .filter_map(|permit| permit.split(read_bytes.min(permit.num_permits())))
-                .collect();
+        if failed || read_bytes >= enough || room == 0 || out_of_time {
+            unread.answer(read_bytes);
             let response = v1::FetchResponse {
                 request_id: request.request_id,
                 results,
             };
-            return Ok(Fetched {
-                response,
-                reserved: kept,
-            });
+            return Ok(Fetched { response, unread });
         }
-        drop(reserved);
+        drop(unread);
         // On the deadline the loop reads once more and answers with what there is.
         let _ = timeout_at(deadline, changed.notified()).await;
     }

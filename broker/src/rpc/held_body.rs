@@ -1,6 +1,7 @@
 //! What was reserved for an answer stays reserved until the connection has taken its bytes. Neither
-//! the handler nor the stream of answers knows when that is: the HTTP/2 layer takes a whole message
-//! at once and keeps what the reader's window has no room for. So the permits go with the bytes.
+//! the handler nor the stream of answers knows when that is: the HTTP/2 layer keeps what the
+//! reader's window has no room for. So the reservation goes with the bytes, which are handed over
+//! in pieces: each that is asked for, or is gone, tells that the reader gets on.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,20 +12,24 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-/// The permits of the answers that are made but not yet encoded.
-#[derive(Debug, Clone, Default)]
-pub struct Held(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+use super::unread::Unread;
+
+/// The bytes handed over at a time: what a slow reader takes in a second or two.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What the answers hold that are made but not yet encoded.
+#[derive(Clone, Default)]
+pub struct Held(Arc<Mutex<Vec<Unread>>>);
 
 impl Held {
     /// Adds those of an answer that is about to be handed over.
-    pub fn hold(&self, permits: Vec<OwnedSemaphorePermit>) {
-        self.0.lock().extend(permits);
+    pub fn hold(&self, unread: Unread) {
+        self.0.lock().push(unread);
     }
 
     /// Has the answers of this response hold them until they are sent, or their reader is gone.
@@ -33,7 +38,7 @@ impl Held {
     }
 }
 
-/// A service whose answers may hold permits.
+/// A service whose answers may hold what was reserved for them.
 #[derive(Debug, Clone)]
 pub struct HoldUntilSent<S>(S);
 
@@ -66,16 +71,57 @@ where
             let mut response = answering.await?;
             Ok(match response.extensions_mut().remove::<Held>() {
                 None => response,
-                Some(held) => response.map(|body| Body::new(HeldBody { body, held })),
+                Some(held) => response.map(|body| Body::new(HeldBody::new(body, held))),
             })
         })
     }
 }
 
-/// A body whose bytes carry the permits of the answers in them.
+/// A body whose bytes carry what is held of the answers in them.
 struct HeldBody {
     body: Body,
     held: Held,
+    /// What is not handed over yet of the bytes that the body gave last.
+    rest: Bytes,
+    /// What those bytes hold.
+    of_rest: Arc<[Unread]>,
+    /// The size of the piece that was handed over last.
+    last: usize,
+}
+
+impl HeldBody {
+    fn new(body: Body, held: Held) -> HeldBody {
+        HeldBody {
+            body,
+            held,
+            rest: Bytes::new(),
+            of_rest: Arc::default(),
+            last: 0,
+        }
+    }
+
+    /// The reader is ready for more.
+    fn ask(&mut self) {
+        let took = std::mem::take(&mut self.last);
+        if let Some(unread) = self.of_rest.first().filter(|_| took > 0) {
+            unread.took(took);
+        }
+        if self.rest.is_empty() {
+            self.of_rest = Arc::default();
+        }
+    }
+
+    fn piece(&mut self) -> Bytes {
+        let bytes = self.rest.split_to(PIECE_BYTES.min(self.rest.len()));
+        if self.of_rest.is_empty() {
+            return bytes;
+        }
+        self.last = bytes.len();
+        Bytes::from_owner(Piece {
+            bytes,
+            of: Arc::clone(&self.of_rest),
+        })
+    }
 }
 
 impl HttpBody for HeldBody {
@@ -86,37 +132,100 @@ impl HttpBody for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let with_permits = |bytes| {
-            let permits = std::mem::take(&mut *self.held.0.lock());
-            match permits.is_empty() {
-                true => bytes,
-                false => Bytes::from_owner(Carrying {
-                    bytes,
-                    _permits: permits,
-                }),
-            }
+        self.ask();
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.piece()))));
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            ended => return Poll::Ready(ended),
         };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(with_permits))))
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(bytes) => {
+                let of = std::mem::take(&mut *self.held.0.lock());
+                self.of_rest = of.into();
+                self.rest = bytes;
+                Frame::data(self.piece())
+            }
+            Err(frame) => frame,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let hint = self.body.size_hint();
+        let mut both = SizeHint::new();
+        both.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            both.set_upper(upper + rest);
+        }
+        both
     }
 }
 
-/// Bytes, and the permits that are returned when nobody needs them any more.
-struct Carrying {
+/// A piece of an answer, and what is returned when nobody needs any of its pieces any more.
+struct Piece {
     bytes: Bytes,
-    _permits: Vec<OwnedSemaphorePermit>,
+    of: Arc<[Unread]>,
 }
 
-impl AsRef<[u8]> for Carrying {
+impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(unread) = self.of.first() {
+            unread.left();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker;
+    use ottla_shell::Connection;
+
+    use super::super::unread::{FetchBudget, UnreadRoom};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_answer_holds_is_returned_with_its_last_piece() {
+        let connection = Connection::new(None);
+        let share = connection.share();
+        let budget = FetchBudget::of_call(&Arc::new(UnreadRoom::default()), Some(&connection));
+        let whole = vec![7; 3 * PIECE_BYTES + 1];
+        let held = Held::default();
+        let mut unread = budget.reserve(1).await.expect("room");
+        unread.answer(whole.len());
+        held.hold(unread);
+        let left = || connection.unread_bytes().available_permits();
+        assert_eq!(left(), share - whole.len());
+
+        let body = Body::new(String::from_utf8(whole.clone()).expect("text"));
+        let mut body = HeldBody::new(body, held);
+        let waker = noop_waker();
+        let mut context = Context::from_waker(&waker);
+        let mut pieces = Vec::new();
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
+            pieces.push(frame.into_data().expect("data"));
+        }
+        assert!(body.is_end_stream());
+        assert_eq!(pieces.iter().map(Bytes::len).max(), Some(PIECE_BYTES));
+        assert_eq!(pieces.concat(), whole);
+        drop(body);
+        // All of it was asked for, so the share is larger; the bytes are still here.
+        assert_eq!(connection.share(), share + whole.len());
+        let last = pieces.pop();
+        drop(pieces);
+        assert_eq!(left(), share);
+        drop(last);
+        assert_eq!(left(), share + whole.len());
     }
 }

@@ -11,6 +11,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::held_body::Held;
+use super::unread::FetchBudget;
 use super::{delete_records, fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
@@ -63,14 +64,14 @@ impl LogService for LogRpc {
     ) -> Result<Response<v1::FetchOnceResponse>, Status> {
         let broker = self.0.get()?;
         let connection = request.extensions().get::<Connection>();
-        let budget = fetch::FetchBudget::of_call(broker, connection);
+        let budget = FetchBudget::of_call(&broker.unread, connection);
         let fetch = request.into_inner().fetch.unwrap_or_default();
         let fetched = fetch::fetch(broker, &fetch, &budget).await?;
         let mut response = Response::new(v1::FetchOnceResponse {
             fetch: Some(fetched.response),
         });
         let held = Held::default();
-        held.hold(fetched.reserved);
+        held.hold(fetched.unread);
         held.until_sent(&mut response);
         Ok(response)
     }
@@ -108,8 +109,13 @@ impl LogService for LogRpc {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let broker = self.0.get()?.clone();
-        let stream = subscribe::subscribe(broker, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(stream)))
+        let connection = request.extensions().get::<Connection>().cloned();
+        let budget = FetchBudget::of_stream(&broker.unread, connection.as_ref());
+        let held = Held::default();
+        let stream = subscribe::subscribe(broker, budget, held.clone(), request.into_inner())?;
+        let mut response: Response<Self::SubscribeStream> = Response::new(Box::pin(stream));
+        held.until_sent(&mut response);
+        Ok(response)
     }
 
     async fn init_producer_id(

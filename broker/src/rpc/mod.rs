@@ -13,6 +13,7 @@ mod produce;
 mod publish;
 mod replica;
 mod subscribe;
+mod unread;
 pub mod view;
 
 pub use admin::AdminRpc;
@@ -20,3 +21,4 @@ pub use cluster::ClusterRpc;
 pub use held_body::HoldUntilSent;
 pub use log::LogRpc;
 pub use replica::{ProbeIdentity, ReplicaRpc};
+pub use unread::UnreadRoom;

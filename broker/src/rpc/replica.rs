@@ -18,8 +18,8 @@ use ottla_proto::v1;
 use ottla_proto::v1::replica_service_server::ReplicaService;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::{Broker, BrokerCell};
@@ -63,12 +63,15 @@ impl ReplicaService for ReplicaRpc {
         let first = first.map_err(|_| {
             Status::deadline_exceeded("the stream did not say in time who follows")
         })??;
-        let first = first.unwrap_or_default();
-        let (follower, epoch) = greet(&broker, first.hello).map_err(|error| to_status(&error))?;
+        let mut first = first.unwrap_or_default();
+        let greeted = greet(&broker, first.hello.take());
+        let (follower, epoch) = greeted.map_err(|error| to_status(&error))?;
         let link = Arc::new(FollowerLink::new(follower));
         let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
         tokio::spawn(push(Arc::clone(&broker), Arc::clone(&link), sender.clone()));
-        tokio::spawn(take_in(broker, link, epoch, requests, sender));
+        // What else the first message says counts like what comes after it.
+        let said = futures::stream::iter([Ok(first)]).chain(requests);
+        tokio::spawn(take_in(broker, link, epoch, said, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -178,18 +181,18 @@ async fn take_in(
     broker: Arc<Broker>,
     link: Arc<FollowerLink>,
     epoch: BrokerEpoch,
-    mut requests: Streaming<v1::ReplicateRequest>,
+    mut requests: impl Stream<Item = Result<v1::ReplicateRequest, Status>> + Unpin,
     sender: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
 ) {
     let mut stated = std::collections::BTreeSet::new();
     let ended = loop {
         let message = tokio::select! {
-            message = requests.message() => message,
+            message = requests.next() => message.transpose(),
             () = sender.closed() => break None,
         };
         match message {
             Ok(Some(message)) => {
-                match stated_here(&broker, &message) {
+                match check(&message).and_then(|()| stated_here(&broker, &message)) {
                     Ok(ids) => stated.extend(ids),
                     Err(error) => {
                         // The stream ends with the refusal; nothing was taken in.
@@ -210,6 +213,18 @@ async fn take_in(
         if let Some(replica) = broker.manager.get(id) {
             replica.follower_gone(&link);
         }
+    }
+}
+
+/// Refuses a message that says anew who follows.
+fn check(message: &v1::ReplicateRequest) -> Result<(), ApiError> {
+    match message.hello {
+        None => Ok(()),
+        Some(_) => Err(ApiError::new(
+            ErrorCode::InvalidRequest,
+            "only the first message of a replication stream says who follows",
+        )
+        .in_field("hello")),
     }
 }
 

@@ -18,7 +18,9 @@ use tokio_stream::Stream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::held_body::Held;
 use super::publish::topic;
+use super::unread::{FetchBudget, Unread};
 use super::{fetch, list_offsets};
 use crate::broker::Broker;
 use crate::net::internal_channel;
@@ -32,8 +34,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Begins a subscription; the stream ends when the request says, or with the first error that
 /// waiting does not mend.
-pub async fn subscribe(
+pub fn subscribe(
     broker: Arc<Broker>,
+    budget: FetchBudget,
+    held: Held,
     request: v1::SubscribeRequest,
 ) -> Result<impl Stream<Item = Result<v1::SubscribeResponse, Status>> + Send + 'static, Status> {
     let (id, partitions) = check(&broker, &request).map_err(|error| to_status(&error))?;
@@ -44,6 +48,7 @@ pub async fn subscribe(
             topic: request.topic.clone(),
             id: TopicIdPartition::new(id, index),
             until_end: request.until_end,
+            budget: budget.clone(),
         };
         tokio::spawn(reader.run(request.from, sender.clone()));
     }
@@ -55,9 +60,10 @@ pub async fn subscribe(
     Ok(async_stream::stream! {
         while left > 0 {
             match receiver.recv().await {
-                Some(Ok(mut records)) => {
+                Some(Ok((mut records, unread))) => {
                     records.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                     left -= records.len() as u64;
+                    held.hold(unread);
                     yield Ok(v1::SubscribeResponse { records });
                 }
                 Some(Err(error)) => {
@@ -103,9 +109,10 @@ struct Reader {
     topic: String,
     id: TopicIdPartition,
     until_end: bool,
+    budget: FetchBudget,
 }
 
-type Records = Result<Vec<v1::SubscribedRecord>, ApiError>;
+type Records = Result<(Vec<v1::SubscribedRecord>, Unread), ApiError>;
 
 impl Reader {
     async fn run(self, begin: Option<Begin>, sender: mpsc::Sender<Records>) {
@@ -143,12 +150,41 @@ impl Reader {
                 Err(error) => return Err(error),
             };
             let (records, after) = self.decode(&result.batches, next, end)?;
-            next = after;
-            if !records.is_empty() && sender.send(Ok(records)).await.is_err() {
-                return Ok(());
+            if !records.is_empty() {
+                let Some(unread) = self.unread(&records, sender).await? else {
+                    return Ok(());
+                };
+                if sender.send(Ok((records, unread))).await.is_err() {
+                    return Ok(());
+                }
             }
+            next = after;
         }
         Ok(())
+    }
+
+    /// The room that records take until their reader has them; waits for it. `None` if the reader
+    /// is gone.
+    async fn unread(
+        &self,
+        records: &[v1::SubscribedRecord],
+        sender: &mpsc::Sender<Records>,
+    ) -> Result<Option<Unread>, ApiError> {
+        let bytes = records.iter().map(prost::Message::encoded_len).sum();
+        loop {
+            let reserved = tokio::select! {
+                reserved = self.budget.reserve(bytes) => reserved,
+                () = sender.closed() => return Ok(None),
+            };
+            match reserved {
+                Ok(mut unread) => {
+                    unread.answer(bytes);
+                    return Ok(Some(unread));
+                }
+                Err(error) if error.code.is_retriable() => self.gone_or_pause().await?,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Ends the reading if the topic is gone; otherwise pauses before another try.
@@ -263,7 +299,7 @@ impl Reader {
         };
         let response = match self.leader(clients)? {
             None => {
-                let budget = fetch::FetchBudget::of_call(&self.broker, None);
+                let budget = FetchBudget::of_call(&self.broker.unread, None);
                 fetch::fetch(&self.broker, &request, &budget)
                     .await
                     .map(|fetched| fetched.response)

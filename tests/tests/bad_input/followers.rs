@@ -115,12 +115,8 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
         (epoch + 1, ErrorCode::UnknownLeaderEpoch),
         (i32::MAX, ErrorCode::UnknownLeaderEpoch),
     ] {
-        let (sender, requests) = mpsc::channel(4);
-        sender
-            .send(hello(follower.broker_epoch))
-            .await
-            .expect("room");
-        let stream = replica.replicate(ReceiverStream::new(requests)).await;
+        let (sender, requests) = with_first(hello(follower.broker_epoch)).await;
+        let stream = replica.replicate(requests).await;
         let mut answers = stream.expect("a stream").into_inner();
         sender.send(state(false_epoch)).await.expect("room");
         let answer = answers.message().await.expect("an answer").expect("one");
@@ -132,7 +128,56 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
         drop((sender, answers));
         assert_replicated(&channel, b"after a false follower").await;
     }
+    let hello = hello(follower.broker_epoch);
+    assert_first_message_counts(&mut replica, &hello, &state(epoch - 1)).await;
+    assert_second_hello_is_refused(&mut replica, &hello).await;
+    assert_replicated(&channel, b"after all of them").await;
     for node in &mut nodes {
         node.assert_unharmed();
     }
+}
+
+/// The requests of a stream that begins with this one, and where more may follow.
+async fn with_first(
+    first: v1::ReplicateRequest,
+) -> (
+    mpsc::Sender<v1::ReplicateRequest>,
+    ReceiverStream<v1::ReplicateRequest>,
+) {
+    let (sender, requests) = mpsc::channel(4);
+    sender.send(first).await.expect("room");
+    (sender, ReceiverStream::new(requests))
+}
+
+/// What comes with the hello is heard like what comes after it.
+async fn assert_first_message_counts(
+    replica: &mut ReplicaServiceClient<Channel>,
+    hello: &v1::ReplicateRequest,
+    fenced: &v1::ReplicateRequest,
+) {
+    let first = v1::ReplicateRequest {
+        hello: hello.hello.clone(),
+        ..fenced.clone()
+    };
+    let (_sender, requests) = with_first(first).await;
+    let stream = replica.replicate(requests).await;
+    let mut answers = stream.expect("a stream").into_inner();
+    let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
+    let answer = answer.expect("heard").expect("an answer").expect("one");
+    let refused = &answer.partitions[0];
+    let code = ErrorCode::FencedLeaderEpoch.number();
+    assert_eq!(refused.error_code, i32::from(code), "{refused:?}");
+}
+
+/// Who follows is said once.
+async fn assert_second_hello_is_refused(
+    replica: &mut ReplicaServiceClient<Channel>,
+    hello: &v1::ReplicateRequest,
+) {
+    let (sender, requests) = with_first(hello.clone()).await;
+    let stream = replica.replicate(requests).await;
+    let mut answers = stream.expect("a stream").into_inner();
+    sender.send(hello.clone()).await.expect("room");
+    let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
+    assert_refused(answer.expect("an end"), ErrorCode::InvalidRequest);
 }
