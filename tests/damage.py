@@ -146,7 +146,10 @@ def while_running(cluster, random_of):
     for damage in (flip, cut, zero):
         node = random_of.choice(cluster.with_role("broker"))
         sealed = [p for p in files_of(node, ".log") if later_segment(p)]
-        for path in random_of.sample(sealed, min(3, len(sealed))):
+        partitions = sorted({path.parent for path in sealed})
+        # One of each: with a damaged file all files of its replica are kept aside.
+        for partition in random_of.sample(partitions, min(3, len(partitions))):
+            path = random_of.choice([p for p in sealed if p.parent == partition])
             inode = path.stat().st_ino
             what = damage(path, random_of)
             print(f"while running: node {node['id']}, {path.relative_to(node['data_dir'])}: {what}",

@@ -56,14 +56,22 @@ class Cluster:
     def run(self, *arguments):
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True)
         if done.returncode != 0:
-            fail(f"ottla {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
+            said = (done.stderr.strip() + "\n" + done.stdout[-3000:]).strip()
+            fail(f"ottla {' '.join(arguments)} ended with {done.returncode}: {said}")
         return done.stdout
 
     def healthy(self, within=60):
         """Waits until the cluster is healthy; how long that took, in seconds."""
         began = time.monotonic()
-        self.run("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
+        command = self.command("cluster", "health", "-w", "-e", "--timeout", f"{within}s")
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            topics = self.run("topic", "describe", *self.topics())
+            fail(f"after {within} s: {done.stderr.strip()}\n{done.stdout[-2000:]}\n{topics}")
         return time.monotonic() - began
+
+    def topics(self):
+        return [topic["name"] for topic in json.loads(self.run("topic", "list", "-o", "json"))]
 
     def set_config(self, node, key, value):
         """Changes a setting of a node, for its next start."""

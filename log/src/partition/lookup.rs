@@ -1,13 +1,13 @@
 //! Looking records up by time.
 
 use bytes::Bytes;
-use ottla_model::batch::{BatchHeader, decode_records};
+use ottla_model::batch::{BatchHeader, Record, decode_records};
 use ottla_model::{Offset, TimestampMs};
 
 use super::PartitionLog;
 use super::read::{Place, check_range, place};
 use crate::error::ReadError;
-use crate::segment::{log_path, read_batches};
+use crate::segment::read_batches;
 
 /// The most bytes that one batch's records may unpack to when a record is looked for.
 const UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -37,7 +37,7 @@ impl PartitionLog {
                 return Ok(Some(found).filter(|(offset, _)| *offset < limit));
             }
             for batch in cached {
-                if let Some(found) = self.find_in_batch(&batch, timestamp, log_start)? {
+                if let Some(found) = Self::find_in_batch(&batch, timestamp, log_start) {
                     return Ok(Some(found).filter(|(offset, _)| *offset < limit));
                 }
             }
@@ -116,7 +116,7 @@ impl PartitionLog {
                 continue;
             }
             let batch = read_batches(&*file, &path, at, place.bytes, place.limit, 0)?;
-            if let Some(found) = self.find_in_batch(&batch, timestamp, log_start)? {
+            if let Some(found) = Self::find_in_batch(&batch, timestamp, log_start) {
                 return Ok(Some(found));
             }
         }
@@ -124,19 +124,31 @@ impl PartitionLog {
     }
 
     fn find_in_batch(
-        &self,
         batch: &Bytes,
         timestamp: TimestampMs,
         log_start: Offset,
-    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        let records = decode_records(batch, UNPACKED_BYTES_MAX).map_err(|error| {
-            let base = BatchHeader::decode(batch).map_or(log_start, |header| header.base_offset);
-            let path = log_path(&self.dir, base);
-            ReadError::damaged(&path, 0, format!("the batch at offset {base}: {error}"))
-        })?;
-        Ok(records
-            .into_iter()
-            .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
-            .map(|record| (record.offset, record.timestamp)))
+    ) -> Option<(Offset, TimestampMs)> {
+        let header = BatchHeader::decode(batch)?;
+        match records_within(batch, &header) {
+            Some(records) => records
+                .into_iter()
+                .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
+                .map(|record| (record.offset, record.timestamp)),
+            // Its producer wrote it so, for its checksum is right. Whoever reads from here comes
+            // upon the batch, and hears what is wrong with it.
+            None if header.max_timestamp >= timestamp => {
+                Some((header.base_offset.max(log_start), header.max_timestamp))
+            }
+            None => None,
+        }
     }
+}
+
+/// The records of a batch whose checksum is right, if they can be unpacked and are where its
+/// header says.
+fn records_within(batch: &Bytes, header: &BatchHeader) -> Option<Vec<Record>> {
+    let records = decode_records(batch, UNPACKED_BYTES_MAX).ok()?;
+    let within = header.base_offset..header.next_offset();
+    let all_within = records.iter().all(|record| within.contains(&record.offset));
+    all_within.then_some(records)
 }

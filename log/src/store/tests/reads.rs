@@ -103,6 +103,45 @@ fn a_record_is_found_by_its_timestamp() {
     });
 }
 
+/// A producer may have written anything under a right checksum. That is no damage of this copy: it
+/// would be found on every other one too, and all of them would be taken out of service.
+#[test]
+fn a_batch_that_cannot_be_unpacked_is_found_by_what_its_header_says() {
+    let store = open(&SimDisk::new());
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    let mut junk = batch_at(3, 0, 3, 300, 1_003).to_vec();
+    junk[22] |= Compression::Zstd.id();
+    let crc = crc32c::crc32c(&junk[21..]);
+    junk[17..21].copy_from_slice(&crc.to_be_bytes());
+    // The offset deltas of its records lead out of it: length, attributes, timestamp delta first.
+    let mut stray = batch_at(6, 0, 1, 20, 2_000).to_vec();
+    stray[61 + 3] = 80;
+    let crc = crc32c::crc32c(&stray[21..]);
+    stray[17..21].copy_from_slice(&crc.to_be_bytes());
+    let batches = [
+        batch_at(0, 0, 3, 300, 1_000),
+        junk.into(),
+        stray.into(),
+        batch_at(7, 0, 1, 20, 3_000),
+    ];
+    for (ticket, batch) in (0..).zip(batches) {
+        log.append(ticket, batch).unwrap();
+    }
+    for on_disk in [false, true] {
+        if on_disk {
+            wait_until_on_disk(&log);
+        }
+        let find = |timestamp| {
+            let found = log.offset_for_timestamp(TimestampMs(timestamp), Offset(i64::MAX));
+            found.unwrap().map(|(offset, time)| (offset.0, time.0))
+        };
+        assert_eq!(find(1_002), Some((2, 1_002)));
+        assert_eq!(find(1_004), Some((3, 1_005)), "from the batch's beginning");
+        assert_eq!(find(1_500), Some((6, 2_000)));
+        assert_eq!(find(2_500), Some((7, 3_000)));
+    }
+}
+
 #[test]
 fn timestamps_that_do_not_rise_are_found_first_in_the_log() {
     let store = open(&SimDisk::new());
