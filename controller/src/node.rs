@@ -27,8 +27,8 @@ use crate::liveness;
 use crate::quorum::{Guard, OnFatal, Quorum, QuorumParts, QuorumStatus};
 use crate::rpc::{ControllerHandler, Timings};
 
-/// How long a shutdown waits for another controller to take over.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long handing over waits for another controller to take over.
+pub(crate) const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a controller node knows of itself and of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

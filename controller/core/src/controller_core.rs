@@ -14,7 +14,7 @@ use crate::damage::report_damage;
 use crate::draft::Draft;
 use crate::election::{elect_leaderless, elect_preferred, elect_requested};
 use crate::request::{Reply, Request};
-use crate::session::Sessions;
+use crate::session::{Sessions, cut_off_after};
 use crate::{fencing, producer_ids, registration, topic, topic_config};
 
 #[cfg(test)]
@@ -40,6 +40,8 @@ struct Active {
     next_pass: Instant,
     /// The latest time that any input told.
     latest: Instant,
+    /// When another controller may be asked to take over, if no broker is heard of.
+    may_give_way: Instant,
 }
 
 impl ControllerCore {
@@ -60,6 +62,7 @@ impl ControllerCore {
             committed: image,
             next_pass: now + self.config.preferred_leader_interval,
             latest: now,
+            may_give_way: now,
         });
     }
 
@@ -215,10 +218,24 @@ impl ControllerCore {
         }
     }
 
+    /// Whether this controller should hand over now: it hears of no broker for so long that
+    /// another one, which may hear them, should be the active one. Says so once in that time.
+    pub fn should_give_way(&mut self, now: Instant) -> bool {
+        let Some(active) = &mut self.active else {
+            return false;
+        };
+        let gives_way =
+            now >= active.may_give_way && active.sessions.is_cut_off(now, &active.scratch);
+        if gives_way {
+            active.may_give_way = now + cut_off_after(self.config.session_timeout);
+        }
+        gives_way
+    }
+
     /// When `on_tick` has work again; `None` while not active.
     pub fn next_deadline(&self) -> Option<Instant> {
         let active = self.active.as_ref()?;
-        let expiry = active.sessions.next_expiry(&active.scratch);
+        let expiry = active.sessions.next_expiry(active.latest, &active.scratch);
         Some(expiry.map_or(active.next_pass, |expiry| expiry.min(active.next_pass)))
     }
 }

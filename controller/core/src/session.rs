@@ -7,6 +7,11 @@ use std::time::Duration;
 use ottla_metadata::MetadataImage;
 use ottla_model::{BrokerEpoch, Instant, MetadataOffset, NodeId};
 
+/// How long no broker is heard of until another controller should try.
+pub(crate) fn cut_off_after(session_timeout: Duration) -> Duration {
+    3 * session_timeout
+}
+
 /// The control stream of a broker, as far as this controller saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
@@ -146,19 +151,48 @@ impl Sessions {
         session.is_some_and(|session| session.link == Link::Closed)
     }
 
-    /// The unfenced brokers that were not heard of for the session timeout.
+    /// The unfenced brokers that were not heard of for the session timeout, while others were.
+    ///
+    /// When nobody is heard, the silence is this controller's own: brokers that it cannot reach go
+    /// on with what was decided before, as they do without any controller. Fencing them would take
+    /// every leader away.
     pub(crate) fn expired(&self, now: Instant, image: &MetadataImage) -> BTreeSet<NodeId> {
+        if self.hears_nobody(now) {
+            return BTreeSet::new();
+        }
         let expired = |id: &NodeId| self.unfenced_deadline(*id, image) <= Some(now);
         let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
         unfenced.map(|b| b.broker).filter(expired).collect()
     }
 
-    /// When the next unfenced broker times out, unless it is heard of.
-    pub(crate) fn next_expiry(&self, image: &MetadataImage) -> Option<Instant> {
+    /// When the next unfenced broker times out, unless it is heard of; or, if one has already at
+    /// `latest` and nobody is heard, when to look again.
+    pub(crate) fn next_expiry(&self, latest: Instant, image: &MetadataImage) -> Option<Instant> {
         let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
-        unfenced
+        let first = unfenced
             .filter_map(|broker| self.unfenced_deadline(broker.broker, image))
-            .min()
+            .min()?;
+        match first <= latest && self.hears_nobody(latest) {
+            true => Some(latest + self.timeout / 4),
+            false => Some(first),
+        }
+    }
+
+    /// Whether no broker was heard of for half the session timeout. Brokers whose links are cut
+    /// all at once were last heard within a beat of each other, which is far less.
+    fn hears_nobody(&self, now: Instant) -> bool {
+        self.silent_for(now, self.timeout / 2)
+    }
+
+    /// Whether brokers that should be heard of are there, and none of all was for so long.
+    pub(crate) fn is_cut_off(&self, now: Instant, image: &MetadataImage) -> bool {
+        image.brokers.values().any(|broker| !broker.fenced)
+            && self.silent_for(now, cut_off_after(self.timeout))
+    }
+
+    fn silent_for(&self, now: Instant, silence: Duration) -> bool {
+        let mut contacts = self.by_broker.values().map(|session| session.last_contact);
+        contacts.all(|contact| contact + silence <= now)
     }
 
     pub(crate) fn set_shutdown_offset(&mut self, broker: NodeId, offset: MetadataOffset) {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::chunk::{Chunk, Chunks, Parked};
 use super::{Ask, Decided, Decisions, Shared, no_quorum, not_active};
 use crate::feed::{Current, Feed};
+use crate::node::HAND_OVER_PATIENCE;
 use crate::quorum::{Applied, ProposeError, Quorum, QuorumStatus};
 
 /// The most bytes of one entry.
@@ -169,7 +170,7 @@ impl Worker {
                 () = sleep_until(deadline), if round.is_none() => Event::Due,
             };
             match event {
-                Event::Due => {}
+                Event::Due => self.give_way(),
                 Event::Asked(Some(ask)) => self.waiting.push_back(ask),
                 Event::Asked(None) => return,
                 Event::Finished(result) => {
@@ -181,6 +182,16 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Has another controller try when this one hears of no broker, beside everything else.
+    fn give_way(&self) {
+        let now = self.shared.clock.now();
+        if self.shared.core.lock().should_give_way(now) {
+            tracing::warn!("no broker is heard of here; another controller should try");
+            let quorum = Arc::clone(&self.quorum);
+            tokio::spawn(async move { quorum.hand_over(HAND_OVER_PATIENCE).await });
         }
     }
 

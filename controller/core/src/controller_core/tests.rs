@@ -251,13 +251,43 @@ fn brokers_that_vanish_together_are_fenced_one_by_one_without_detours() {
     assert_eq!(fixture.partition(topic).leader_epoch.0, 1);
 }
 
+/// A controller whose link to the brokers is cut is no reason to take every leader away: they go
+/// on, and another controller may hear them.
+#[test]
+fn the_silence_of_all_brokers_is_taken_for_the_controllers_own() {
+    let mut fixture = Fixture::with_brokers(3);
+    let topic = fixture.topic("t", &[1, 2, 3], &[]);
+    // Their last beats were not heard at the same moment.
+    for broker in 1..=3 {
+        fixture.advance(BEAT / 4);
+        fixture.beat(broker);
+    }
+    let (cut, mut gave_way) = (fixture.now, 0);
+    while fixture.now < cut + SECOND * 10 {
+        let due = fixture.core.next_deadline().unwrap();
+        assert!(due > fixture.now, "it would not rest");
+        gave_way += usize::from(fixture.core.should_give_way(fixture.now));
+        assert_eq!(gave_way, usize::from(fixture.now >= cut + SECOND * 9));
+        fixture.advance(BEAT / 5);
+        assert!(!kinds(&fixture.tick()).contains(&"BrokerChanged"));
+    }
+    assert_eq!(fixture.state(topic), "isr [1, 2, 3] elr [] leader 1");
+    fixture.advance(SECOND * 9);
+    fixture.beat(3);
+    assert!(!fixture.core.should_give_way(fixture.now));
+    fixture.tick();
+    fixture.tick();
+    assert_eq!(fixture.state(topic), "isr [3] elr [2] leader 3");
+}
+
 #[test]
 fn a_new_active_controller_gives_every_broker_a_full_session_and_forgets_none() {
-    let mut fixture = Fixture::with_brokers(2);
+    let mut fixture = Fixture::with_brokers(3);
     fixture.advance(SECOND * 2);
     let image = Arc::new(fixture.image().clone());
     fixture.core.activate(fixture.now, image);
     fixture.advance(SECOND * 2);
+    fixture.beat(3);
     assert!(!kinds(&fixture.tick()).contains(&"BrokerChanged"));
     fixture.advance(SECOND);
     assert_eq!(kinds(&fixture.tick()), ["BrokerChanged"]);
