@@ -9,12 +9,15 @@ fn config() -> WalConfig {
     WalConfig {
         file_bytes: 4096,
         spare_files: 2,
+        preparing: Preparing::AfterSync,
         id_if_new: 0xfeed_beef,
     }
 }
 
 fn open(disk: &SimDisk) -> Result<(Wal, Vec<Bytes>), LogError> {
-    let (wal, frames) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), config())?;
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut wal, frames) = Wal::open(disk.clone(), Path::new(DIR), config())?;
+    wal.prepare_ahead(disk)?;
     Ok((wal, frames.into_iter().map(|frame| frame.payload).collect()))
 }
 
@@ -127,7 +130,7 @@ fn a_torn_tail_is_cut_and_written_over() {
     let torn = wal.end().0;
     append(&mut wal, &[payload(2, 100), payload(3, 100)]).unwrap();
     wal.sync().unwrap();
-    damage(&disk, &live_path(Path::new(DIR), 0), torn + 50);
+    damage(&disk, &files::file_path(Path::new(DIR), 1), torn + 50);
     // Frame 3 is whole, but frame 2 was not synced before it: a write that was torn.
     let (mut wal, frames) = open(&disk).unwrap();
     assert_eq!(frames, [payload(1, 100)]);
@@ -146,10 +149,10 @@ fn damage_before_a_sync_is_corruption_and_named() {
         append(&mut wal, &[payload(number, 100)]).unwrap();
         wal.sync().unwrap();
     }
-    damage(&disk, &live_path(Path::new(DIR), 0), 144 + 60);
+    damage(&disk, &files::file_path(Path::new(DIR), 1), 144 + 60);
     match open(&disk).unwrap_err() {
         LogError::Corrupt { path, position, .. } => {
-            assert_eq!(path, live_path(Path::new(DIR), 0));
+            assert_eq!(path, files::file_path(Path::new(DIR), 1));
             assert_eq!(position, 144);
         }
         other => panic!("{other}"),
@@ -166,7 +169,7 @@ fn damage_in_a_file_before_the_last_is_corruption() {
     let last_frame_of_first_file = 3 * 944;
     damage(
         &disk,
-        &live_path(Path::new(DIR), 0),
+        &files::file_path(Path::new(DIR), 1),
         last_frame_of_first_file + 80,
     );
     let error = open(&disk).unwrap_err();
@@ -184,7 +187,7 @@ fn a_missing_file_in_the_middle_is_corruption() {
     let payloads: Vec<_> = (0..12).map(|number| payload(number, 900)).collect();
     append(&mut wal, &payloads).unwrap();
     wal.sync().unwrap();
-    disk.unlink(&live_path(Path::new(DIR), 4 * 944)).unwrap();
+    disk.unlink(&files::file_path(Path::new(DIR), 2)).unwrap();
     let error = open(&disk).unwrap_err();
     assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
 }
