@@ -125,10 +125,11 @@ impl Reader {
     ) -> Result<(), LogError> {
         let bytes = read(&file, u64::MAX)?;
         let is_first = self.live.is_empty();
-        if is_first && let Some(first) = FrameHeader::decode_any(&bytes, 0) {
-            if first.wal_id == self.wal_id {
-                self.end = first.position;
-            }
+        if is_first
+            && let Some(first) = FrameHeader::decode_any(&bytes, 0)
+            && first.wal_id == self.wal_id
+        {
+            self.end = first.position;
         }
         file.base = self.end;
         while let Some(header) = self.next_frame(&file, &bytes) {

@@ -20,9 +20,9 @@ use crate::error::{IoContext as _, LogError};
 
 /// A new file is filled with zeros so much at a time, each of them synced: what is waiting to be
 /// written must not grow so long that it holds up the syncs of appends.
-const FILL_BYTES: usize = 1024 * 1024;
+const FILL_BYTES: usize = 256 * 1024;
 /// And rests so long after each, unless somebody waits for the file.
-const FILL_PAUSE: Duration = Duration::from_millis(10);
+const FILL_PAUSE: Duration = Duration::from_millis(4);
 
 /// The spare files of one log.
 #[derive(Debug)]
@@ -272,14 +272,16 @@ impl Inner {
             match self.disk.rename(&old, &new) {
                 Ok(()) => {
                     self.disk.sync_dir(&self.dir).or_log("sync", &self.dir)?;
-                    return files::open(&self.disk, &self.dir, number, OpenMode::Existing).map(Some);
+                    return files::open(&self.disk, &self.dir, number, OpenMode::Existing)
+                        .map(Some);
                 }
                 Err(error) if is_want_of_room(&error) => {}
                 Err(error) => return Err(error).or_log("rename", &old),
             }
         }
-        // Its name may come back with a crash: then it is read once more, before all others.
         self.disk.unlink(&old).or_log("remove", &old)?;
+        // It would only be read once more if it came back.
+        self.disk.sync_dir(&self.dir).or_log("sync", &self.dir)?;
         Ok(None)
     }
 

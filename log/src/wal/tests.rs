@@ -1,9 +1,13 @@
 use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::disk::{Call, Fault, OpenMode, SimDisk};
 
 const DIR: &str = "/wal";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config() -> WalConfig {
     WalConfig {
@@ -15,8 +19,16 @@ fn config() -> WalConfig {
 }
 
 fn open(disk: &SimDisk) -> Result<(Wal, Vec<Bytes>), LogError> {
+    open_preparing(disk, config().preparing)
+}
+
+fn open_preparing(disk: &SimDisk, preparing: Preparing) -> Result<(Wal, Vec<Bytes>), LogError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (mut wal, frames) = Wal::open(disk.clone(), Path::new(DIR), config())?;
+    let config = WalConfig {
+        preparing,
+        ..config()
+    };
+    let (mut wal, frames) = Wal::open(disk.clone(), Path::new(DIR), config)?;
     wal.prepare_ahead(disk)?;
     Ok((wal, frames.into_iter().map(|frame| frame.payload).collect()))
 }
@@ -234,9 +246,14 @@ fn files_of_another_size_are_read_and_new_ones_have_the_new_size() {
 
 /// Appends, syncs and trims until the power goes; returns how many payloads were synced and how
 /// many were ever given, and which were trimmed.
-fn run_until_power_goes(disk: &SimDisk, first: u64, at: u64) -> (u64, u64, u64) {
+fn run_until_power_goes(
+    disk: &SimDisk,
+    preparing: Preparing,
+    first: u64,
+    at: u64,
+) -> (u64, u64, u64) {
     let (mut synced, mut given, mut trimmed) = (first, first, 0);
-    let Ok((mut wal, _)) = open(disk) else {
+    let Ok((mut wal, _)) = open_preparing(disk, preparing) else {
         return (synced, given, trimmed);
     };
     disk.lose_power_after(at);
@@ -267,12 +284,18 @@ fn run_until_power_goes(disk: &SimDisk, first: u64, at: u64) -> (u64, u64, u64) 
 
 #[test]
 fn whatever_was_synced_is_there_after_a_crash_at_any_point() {
+    let modes = [
+        Preparing::WhenNeeded,
+        Preparing::AfterSync,
+        Preparing::InBackground,
+    ];
     for at in 0..120 {
-        for seed in 0..6 {
+        for (seed, preparing) in (0..6).zip(modes.iter().copied().cycle()) {
             let disk = SimDisk::new();
             let (mut first, mut trimmed) = (0, 0);
             for life in 0..3 {
-                let (synced, given, trimmed_now) = run_until_power_goes(&disk, first, at);
+                let (synced, given, trimmed_now) =
+                    run_until_power_goes(&disk, preparing, first, at);
                 trimmed = trimmed_now.max(trimmed);
                 if seed == 0 {
                     disk.crash();
@@ -322,4 +345,150 @@ fn what_a_failed_sync_lost_is_made_durable_by_the_next_start_or_not_there() {
         let (_, again) = open(&disk).unwrap();
         assert!(again == frames, "{crash_seed:?}: {} of 3", again.len());
     }
+}
+
+fn calls_during(disk: &SimDisk, act: impl FnOnce()) -> Vec<Call> {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    disk.observe(Arc::new(move |operation, _| {
+        seen.lock().push(operation.call);
+    }));
+    act();
+    disk.stop_observing();
+    let calls = calls.lock();
+    calls.clone()
+}
+
+#[test]
+fn an_append_that_goes_on_to_a_prepared_file_only_writes_and_syncs() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    append(&mut wal, &[payload(0, 3000)]).unwrap();
+    wal.sync().unwrap();
+    for number in 1..6 {
+        let calls = calls_during(&disk, || {
+            append(&mut wal, &[payload(number, 3000)]).unwrap();
+        });
+        assert_eq!(calls, [Call::Write], "payload {number}");
+        wal.sync().unwrap();
+        if number == 3 {
+            let end = wal.end();
+            wal.trim(end).unwrap();
+        }
+        let files = disk.list(Path::new(DIR)).unwrap();
+        assert!(wal.files.len() + 3 >= files.len(), "{files:?}");
+    }
+}
+
+#[test]
+fn appends_do_not_wait_for_a_file_that_is_not_needed_yet() {
+    let disk = SimDisk::new();
+    let hold = disk.hold(Call::Sync, "00002.wal");
+    let (mut wal, _) = open_preparing(&disk, Preparing::InBackground).unwrap();
+    assert!(hold.wait_until_reached());
+    append(&mut wal, &[payload(0, 3000)]).unwrap();
+    wal.sync().unwrap();
+    std::thread::scope(|scope| {
+        let rolling = scope.spawn(|| append(&mut wal, &[payload(1, 3000)]).unwrap());
+        hold.release();
+        rolling.join().unwrap();
+    });
+    wal.sync().unwrap();
+    drop(wal);
+    disk.crash();
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames, [payload(0, 3000), payload(1, 3000)]);
+}
+
+#[test]
+fn without_room_for_a_spare_the_log_goes_on_until_it_needs_one() {
+    for preparing in [Preparing::AfterSync, Preparing::InBackground] {
+        let disk = SimDisk::new();
+        disk.set_capacity(6000);
+        let (mut wal, _) = open_preparing(&disk, preparing).unwrap();
+        append(&mut wal, &[payload(0, 3000)]).unwrap();
+        wal.sync().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !wal.spares.are_prepared() {
+            assert!(Instant::now() < deadline, "no end of preparing");
+            std::thread::yield_now();
+        }
+        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 2, "files");
+        disk.set_capacity(20_000);
+        append(&mut wal, &[payload(1, 3000)]).unwrap();
+        wal.sync().unwrap();
+        disk.set_capacity(0);
+        let (_, frames) = open(&disk.fork()).unwrap();
+        assert_eq!(frames, [payload(0, 3000), payload(1, 3000)]);
+    }
+}
+
+#[test]
+fn a_spare_that_cannot_be_synced_is_final() {
+    for call in [Call::Sync, Call::SyncDir] {
+        for preparing in [Preparing::AfterSync, Preparing::InBackground] {
+            let disk = SimDisk::new();
+            let sim: Arc<dyn Disk> = Arc::new(disk.clone());
+            let config = WalConfig {
+                preparing,
+                ..config()
+            };
+            let (mut wal, _) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
+            disk.inject(Fault::new(call));
+            wal.prepare_ahead(sim).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while append(&mut wal, &[payload(0, 8)]).is_ok() && wal.sync().is_ok() {
+                assert!(Instant::now() < deadline, "nobody is told");
+            }
+            let again = wal.sync();
+            assert!(matches!(again, Err(LogError::Failed { .. })), "{again:?}");
+        }
+    }
+}
+
+/// Three files with three frames each, all synced one by one.
+fn nine_frames(disk: &SimDisk) -> Vec<Bytes> {
+    let (mut wal, _) = open(disk).unwrap();
+    let payloads: Vec<_> = (0..9).map(|number| payload(number, 1200)).collect();
+    for payload in &payloads {
+        append(&mut wal, std::slice::from_ref(payload)).unwrap();
+        wal.sync().unwrap();
+    }
+    assert_eq!(wal.files.len(), 3);
+    payloads
+}
+
+#[test]
+fn damage_to_the_first_frame_of_any_file_is_corruption() {
+    for number in 1..=3 {
+        let disk = SimDisk::new();
+        nine_frames(&disk);
+        damage(&disk, &files::file_path(Path::new(DIR), number), 60);
+        let error = open(&disk).unwrap_err();
+        assert!(
+            matches!(error, LogError::Corrupt { .. }),
+            "{number}: {error}"
+        );
+    }
+}
+
+#[test]
+fn damage_to_a_spare_does_no_harm() {
+    let disk = SimDisk::new();
+    let payloads = nine_frames(&disk);
+    let spare = files::file_path(Path::new(DIR), 4);
+    damage(&disk, &spare, 60);
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames, payloads);
+    disk.open(&spare, OpenMode::Existing)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    let (mut wal, frames) = open(&disk).unwrap();
+    assert_eq!(frames, payloads);
+    append(&mut wal, &[payload(9, 1200), payload(10, 1200)]).unwrap();
+    wal.sync().unwrap();
+    disk.crash();
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames.len(), 11);
 }
