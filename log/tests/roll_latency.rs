@@ -115,7 +115,9 @@ fn appends_wait_so_long_for_the_next_file() {
         }
     }
     done.store(true, Ordering::Relaxed);
-    busy.map(|busy| busy.join().unwrap());
+    if let Some(busy) = busy {
+        busy.join().unwrap();
+    }
     for (mode, waits) in &mut all {
         println!("{mode:?}");
         tell("with a roll", &mut waits.rolling);
