@@ -34,7 +34,7 @@ pub use compaction::{Compacted, CompactionNeed, Compactor};
 pub use damage::Damage;
 pub use disk::{Disk, RealDisk, SimDisk};
 pub use error::{LogError, ReadError};
-pub use partition::{PartitionLog, ReadOutcome};
+pub use partition::{LogMoment, PartitionLog, ReadOutcome, SavedProducers};
 pub use store::{
     CompactionSettings, FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig,
     StoreStats,

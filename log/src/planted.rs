@@ -26,6 +26,8 @@ pub enum Bug {
     TruncationNotJournaled,
     /// Frames of a file's earlier life are taken for frames of this one.
     RecycledFrameAccepted,
+    /// What was saved of the producers stays when the batches are cut that it speaks of.
+    ProducersOutliveACut,
     /// Batches of segments are served without a look at their checksums.
     ChecksumSkipped,
 }

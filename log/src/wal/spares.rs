@@ -20,9 +20,9 @@ use crate::error::{IoContext as _, LogError};
 
 /// A new file is filled with zeros so much at a time, each of them synced: what is waiting to be
 /// written must not grow so long that it holds up the syncs of appends.
-const FILL_BYTES: usize = 256 * 1024;
+const FILL_BYTES: usize = 1024 * 1024;
 /// And rests so long after each, unless somebody waits for the file.
-const FILL_PAUSE: Duration = Duration::from_millis(4);
+const FILL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The spare files of one log.
 #[derive(Debug)]

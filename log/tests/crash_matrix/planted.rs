@@ -56,6 +56,11 @@ fn a_truncation_that_is_not_journaled_is_caught() {
 }
 
 #[test]
+fn producers_that_outlive_a_cut_are_caught() {
+    caught(Bug::ProducersOutliveACut);
+}
+
+#[test]
 fn a_recycled_frame_that_is_accepted_is_caught() {
     caught(Bug::RecycledFrameAccepted);
 }

@@ -223,6 +223,7 @@ impl Store {
                 if let Some(log) = &log {
                     found
                         .check_lookups(log)
+                        .and_then(|()| found.check_producers(log))
                         .map_err(|error| format!("{}: {error}", id(n)))?;
                 }
                 Ok(found)
