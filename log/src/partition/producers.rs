@@ -161,6 +161,12 @@ impl PartitionLog {
         None
     }
 
+    /// Whether what is known of the producers now is saved, or there is nothing to be known.
+    pub fn has_saved_producers(&self) -> bool {
+        let end = self.log_end();
+        self.saved_producers.lock().contains(&end) || end == self.log_start()
+    }
+
     /// Whether what was saved up to an offset still holds, so that what was read after it and the
     /// log's batches behind it belong together.
     pub fn holds_saved_producers(&self, saved: &SavedProducers) -> bool {
