@@ -43,3 +43,6 @@ impl Replica {
         self.log.save_producers(moment, &state).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;
