@@ -1,6 +1,6 @@
-//! Keeps the producers' state of all partitions beside their logs, so that a restart reads only the
-//! batches since: after each checkpoint, by which time about as much was appended as a restart takes
-//! from the journal anyway, and before the logs close.
+//! Keeps the producers' state of all partitions beside their logs, so that a restart reads only
+//! the batches since: after each checkpoint, by which time about as much was appended as a restart
+//! takes from the journal anyway, and before the logs close.
 
 use std::sync::Arc;
 use std::time::Duration;
