@@ -3,8 +3,9 @@
 //! file beside the segments. What they mean is the owner's business.
 //!
 //! Such a file can always be done without, so it is not synced, and one that is damaged or missing
-//! is no loss. But one that speaks of batches that were cut would be believed. So it goes before the
-//! cut counts as carried out; what a crash brings back goes again when the journal repeats the cut.
+//! is no loss. But one that speaks of batches that were cut would be believed. So it goes before
+//! the cut counts as carried out; what a crash brings back goes again when the journal repeats the
+//! cut.
 //!
 //! Big endian: magic, version, topic id, partition, offset, leader epoch of what lies before it,
 //! bytes; then the bytes, and CRC-32C of all.
@@ -104,7 +105,8 @@ impl PartitionLog {
             .or_log("create", &temporary)?;
         let written = file.write_at(&[IoSlice::new(&bytes)], 0);
         written.or_log("write", &temporary)?;
-        // A cut from now on waits at `saved` before it is carried out, and then takes the file away.
+        // A cut from now on waits at `saved` before it is carried out, and then takes the file
+        // away.
         if !self.may_save(moment) {
             disk.unlink(&temporary).or_log("remove", &temporary)?;
             return Ok(false);
