@@ -192,8 +192,8 @@ impl PartitionLog {
         Ok(is_whole.then_some(state))
     }
 
-    /// Removes what was saved above `to`, or below `from`, before a change is carried out that takes
-    /// away or rewrites what it speaks of.
+    /// Removes what was saved above `to`, or below `from`, before a change is carried out that
+    /// takes away or rewrites what it speaks of.
     pub(super) fn keep_saved_producers(&self, from: Offset, to: Offset) -> Result<(), LogError> {
         if planted::in_disk(&*self.shared.disk, Bug::ProducersOutliveACut) {
             return Ok(());
