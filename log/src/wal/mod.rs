@@ -91,6 +91,8 @@ pub struct Wal {
     /// Oldest first; the last one is written to. Never empty.
     files: Vec<WalFile>,
     spares: Spares,
+    /// A file behind the current one was asked for.
+    asked_for_next: bool,
     end: u64,
     synced: u64,
     last_crc: u32,
@@ -295,6 +297,12 @@ impl Wal {
             .or_log("write", &current.path)?;
         self.last_crc = previous;
         self.end = position;
+        // An idle log needs no second file, and a busy one has time until the rest is written.
+        let current = self.current();
+        if !self.asked_for_next && self.end - current.base >= current.size / 4 {
+            self.asked_for_next = true;
+            self.spares.ask_for_one();
+        }
         Ok(())
     }
 
@@ -317,6 +325,7 @@ impl Wal {
             }
         };
         file.base = self.end;
+        self.asked_for_next = false;
         self.files.push(file);
         Ok(())
     }

@@ -80,6 +80,7 @@ pub(super) fn open(
     disk.sync_dir(dir).or_log("sync", dir)?;
     Ok(Wal {
         spares: Spares::new(disk.clone(), dir.to_owned(), config, ready, last_number),
+        asked_for_next: false,
         disk,
         dir: dir.to_owned(),
         config,

@@ -39,7 +39,7 @@ struct Inner {
     file_bytes: u64,
     /// The most that are kept.
     most: usize,
-    /// One is created whenever there is none.
+    /// One is created if there is none when it is asked for.
     ahead: bool,
     state: Mutex<State>,
     changed: Condvar,
@@ -53,6 +53,8 @@ struct State {
     retired: VecDeque<WalFile>,
     /// The highest number of a file.
     last_number: u64,
+    /// One will be needed.
+    wanted: bool,
     busy: bool,
     /// An append waits.
     awaited: bool,
@@ -137,7 +139,7 @@ impl Spares {
                 return Err(error.clone());
             }
             if let Some(file) = state.ready.pop_front() {
-                self.inner.changed.notify_all();
+                state.wanted = false;
                 return Ok(Ok(file));
             }
             let on_its_way = state.busy || self.inner.has_job(&state);
@@ -156,7 +158,13 @@ impl Spares {
         let mut state = self.inner.state.lock();
         assert!(number > state.last_number, "file {number} comes again");
         state.last_number = number;
+        state.wanted = false;
         state.no_room = false;
+    }
+
+    /// A file will be needed that is not there yet, perhaps.
+    pub fn ask_for_one(&self) {
+        self.inner.state.lock().wanted = true;
         self.inner.changed.notify_all();
     }
 
@@ -222,7 +230,8 @@ impl Inner {
     }
 
     fn has_job(&self, state: &State) -> bool {
-        let create = self.ahead && state.ready.is_empty() && !state.no_room && !state.stop;
+        let may_create = self.ahead && !state.no_room && !state.stop;
+        let create = state.wanted && state.ready.is_empty() && may_create;
         state.failed.is_none() && (!state.retired.is_empty() || create)
     }
 

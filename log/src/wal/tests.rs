@@ -385,11 +385,13 @@ fn appends_do_not_wait_for_a_file_that_is_not_needed_yet() {
     let disk = SimDisk::new();
     let hold = disk.hold(Call::Sync, "00002.wal");
     let (mut wal, _) = open_preparing(&disk, Preparing::InBackground).unwrap();
+    append(&mut wal, &[payload(0, 1500)]).unwrap();
     assert!(hold.wait_until_reached());
-    append(&mut wal, &[payload(0, 3000)]).unwrap();
+    wal.sync().unwrap();
+    append(&mut wal, &[payload(1, 1500)]).unwrap();
     wal.sync().unwrap();
     std::thread::scope(|scope| {
-        let rolling = scope.spawn(|| append(&mut wal, &[payload(1, 3000)]).unwrap());
+        let rolling = scope.spawn(|| append(&mut wal, &[payload(2, 3000)]).unwrap());
         hold.release();
         rolling.join().unwrap();
     });
@@ -397,7 +399,10 @@ fn appends_do_not_wait_for_a_file_that_is_not_needed_yet() {
     drop(wal);
     disk.crash();
     let (_, frames) = open(&disk).unwrap();
-    assert_eq!(frames, [payload(0, 3000), payload(1, 3000)]);
+    assert_eq!(
+        frames,
+        [payload(0, 1500), payload(1, 1500), payload(2, 3000)]
+    );
 }
 
 #[test]
@@ -424,8 +429,8 @@ fn without_room_for_a_spare_the_log_goes_on_until_it_needs_one() {
 }
 
 #[test]
-fn a_spare_that_cannot_be_synced_is_final() {
-    for call in [Call::Sync, Call::SyncDir] {
+fn a_spare_that_cannot_be_written_or_synced_is_final() {
+    for call in [Call::Write, Call::Sync, Call::SyncDir] {
         for preparing in [Preparing::AfterSync, Preparing::InBackground] {
             let disk = SimDisk::new();
             let sim: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -434,7 +439,10 @@ fn a_spare_that_cannot_be_synced_is_final() {
                 ..config()
             };
             let (mut wal, _) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
-            disk.inject(Fault::new(call));
+            disk.inject(match call {
+                Call::SyncDir => Fault::new(call),
+                call => Fault::new(call).of("00002.wal"),
+            });
             wal.prepare_ahead(sim).unwrap();
             let deadline = Instant::now() + PATIENCE;
             while append(&mut wal, &[payload(0, 8)]).is_ok() && wal.sync().is_ok() {
