@@ -16,6 +16,7 @@ mod net;
 mod node;
 mod produce;
 mod producer_ids;
+mod producer_state;
 mod registration;
 mod replica;
 mod replication;

@@ -30,6 +30,7 @@ use crate::image::ImageStore;
 use crate::isr::IsrUpdates;
 use crate::manager::ReplicaManager;
 use crate::producer_ids::ProducerIds;
+use crate::producer_state;
 use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
@@ -207,7 +208,14 @@ impl BrokerNode {
         }
         self.background.stop();
         if let Some(store) = self.store.get().cloned() {
-            let stopped = tokio::task::spawn_blocking(move || store.shutdown()).await;
+            let manager = self.cell.ready().map(|broker| Arc::clone(&broker.manager));
+            let close = move || {
+                if let Some(manager) = manager {
+                    producer_state::save_all(&manager);
+                }
+                store.shutdown()
+            };
+            let stopped = tokio::task::spawn_blocking(close).await;
             match stopped {
                 Ok(Ok(())) => self.mark_clean(epoch),
                 Ok(Err(error)) => {
@@ -334,6 +342,9 @@ impl Starter {
         let (damage, stop) = (Arc::clone(&context.damage), Arc::clone(&self.background));
         scrubber::start(Arc::clone(&store), damage, config.scrub, stop)
             .map_err(|error| format!("cannot start the scrubber: {error}"))?;
+        let (manager, stop) = (Arc::clone(&broker.manager), Arc::clone(&self.background));
+        producer_state::start(Arc::clone(&store), manager, stop)
+            .map_err(|error| format!("cannot start the thread of the producers' state: {error}"))?;
         self.spawn(&broker, &context, store);
         self.start_compaction(&broker)
     }

@@ -34,9 +34,9 @@ pub use compaction::{Compacted, CompactionNeed, Compactor};
 pub use damage::Damage;
 pub use disk::{Disk, RealDisk, SimDisk};
 pub use error::{LogError, ReadError};
-pub use partition::{PartitionLog, ReadOutcome};
+pub use partition::{LogMoment, PartitionLog, ReadOutcome, SavedProducers};
 pub use store::{
     CompactionSettings, FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig,
     StoreStats,
 };
-pub use wal::{Wal, WalConfig, WalFrame, WalPosition};
+pub use wal::{Preparing, Wal, WalConfig, WalFrame, WalPosition};

@@ -20,12 +20,16 @@ pub enum Bug {
     SyncOfTheWrongFile,
     /// The rename of a new checkpoint is not made durable before the journal is recycled.
     NoDirectorySyncAfterRename,
+    /// The journal goes on to files whose names are not durable.
+    SpareWithoutItsName,
     /// The journal takes a sync that failed for one that did not.
     IgnoredSyncError,
     /// The journal does not say that a log was cut.
     TruncationNotJournaled,
     /// Frames of a file's earlier life are taken for frames of this one.
     RecycledFrameAccepted,
+    /// What was saved of the producers stays when the batches are cut that it speaks of.
+    ProducersOutliveACut,
     /// Batches of segments are served without a look at their checksums.
     ChecksumSkipped,
 }

@@ -264,5 +264,6 @@ impl Producers {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ottla_broker_core::partition::{Effect, Input, ProduceAck, ProduceError, Stamp};
-use ottla_broker_core::producers::Producers;
-use ottla_log::{LogError, PartitionLog, ReadError};
+use ottla_log::LogError;
 use ottla_model::LeaderEpoch;
 use ottla_model::batch::stamp;
 
-use super::{Inner, Replica};
+use super::{Inner, Replica, load_producers};
 use crate::isr::IsrChange;
 use crate::produce::PendingProduce;
 use crate::replication::{Durable, FollowerLink};
@@ -224,13 +223,6 @@ fn stamped(batch: Bytes, place: &Stamp) -> Bytes {
         place.append_time,
     );
     bytes.freeze()
-}
-
-/// The producers' state, rebuilt from the batches of a log.
-pub fn load_producers(log: &PartitionLog) -> Result<Producers, ReadError> {
-    let mut producers = Producers::default();
-    log.for_each_header(log.log_start(), &mut |header| producers.observe(header))?;
-    Ok(producers)
 }
 
 /// An error with its causes, in one line.

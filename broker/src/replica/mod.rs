@@ -2,6 +2,7 @@
 //! Decides nothing: inputs go to the core, effects are carried out in `effects.rs`.
 
 mod effects;
+mod producers;
 mod read;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +21,8 @@ use ottla_shell::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-pub use effects::{chain, load_producers};
+pub use effects::chain;
+pub use producers::load_producers;
 pub use read::FollowerRead;
 
 use crate::damage::DamageFound;

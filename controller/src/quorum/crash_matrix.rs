@@ -14,7 +14,7 @@ use openraft::storage::{RaftLogStorage as _, RaftLogStorageExt as _};
 use openraft::vote::RaftLeaderId as _;
 use ottla_log::disk::{Call, Fault, Operation};
 use ottla_log::wal::WalConfig;
-use ottla_log::{Disk, SimDisk};
+use ottla_log::{Disk, Preparing, SimDisk};
 use parking_lot::Mutex;
 
 use super::log_store::LogStore;
@@ -211,6 +211,7 @@ impl Stores {
         let config = WalConfig {
             file_bytes: 4096,
             spare_files: 1,
+            preparing: Preparing::AfterSync,
             id_if_new: 7,
         };
         let log = LogStore::open(Arc::clone(&disk), None, Path::new(LOG), config);

@@ -41,7 +41,7 @@ impl LogStore {
     ) -> Result<LogStore, LogError> {
         let mut replay = Replay::default();
         let mut places = VecDeque::new();
-        let wal = Wal::open_visiting(disk, dir, config, &mut |frame| {
+        let mut wal = Wal::open_visiting(Arc::clone(&disk), dir, config, &mut |frame| {
             let corrupt = |error| corrupt(dir, frame.position, &error);
             let decoded = Frame::decode(&frame.payload).map_err(corrupt)?;
             let entry = match &decoded {
@@ -74,6 +74,7 @@ impl LogStore {
             committed: cache.committed,
             purged: cache.purged,
         };
+        wal.prepare_ahead(disk)?;
         let first = places.front().map_or(0, |(index, _)| *index);
         let positions = places.into_iter().map(|(_, position)| position).collect();
         let writer = LogWriter::start(wal, lock, checkpoint, first, positions);

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{IoContext as _, LogError};
-pub(crate) use patient::{PatientDisk, Room};
+pub(crate) use patient::{PatientDisk, Room, is_want_of_room};
 pub use real::RealDisk;
 pub use sim::{Call, Fault, Hold, Observer, Operation, SimDisk};
 

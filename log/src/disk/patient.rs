@@ -68,7 +68,8 @@ impl Room {
     }
 }
 
-fn is_want_of_room(error: &io::Error) -> bool {
+/// Whether a call failed because the file system is full.
+pub(crate) fn is_want_of_room(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -207,6 +207,7 @@ impl PartitionLog {
 
     /// Cuts the physical log at a batch boundary. Returns the physical end.
     pub(crate) fn apply_truncate(&self, to: Offset, applied: WalPosition) -> Result<(), LogError> {
+        self.keep_saved_producers(Offset::ZERO, to)?;
         let mut physical = self.lock().physical.clone();
         if to < physical.end {
             let first_gone = physical.segments.partition_point(|s| s.base < to);
@@ -299,6 +300,7 @@ impl PartitionLog {
 
     /// Empties the physical log; it continues at `at`.
     pub(crate) fn apply_restart(&self, at: Offset, applied: WalPosition) -> Result<(), LogError> {
+        self.keep_saved_producers(Offset(i64::MAX), Offset::ZERO)?;
         let gone = {
             let mut state = self.lock();
             let gone = std::mem::take(&mut state.physical.segments);
@@ -320,6 +322,7 @@ impl PartitionLog {
 
     /// Moves the physical log's start; segments wholly below it go.
     pub(crate) fn apply_log_start(&self, to: Offset, applied: WalPosition) -> Result<(), LogError> {
+        self.keep_saved_producers(to, Offset(i64::MAX))?;
         let gone = {
             let mut state = self.lock();
             let physical = &mut state.physical;

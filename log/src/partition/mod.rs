@@ -5,6 +5,7 @@
 mod apply;
 mod epochs;
 mod lookup;
+mod producers;
 mod read;
 mod retention;
 mod scrub;
@@ -27,6 +28,7 @@ use crate::segment::{BatchMeta, split_batches};
 use crate::shared::{Done, Queued, Shared};
 use crate::store::LogSettings;
 pub(crate) use epochs::Epochs;
+pub use producers::{LogMoment, SavedProducers};
 pub use read::ReadOutcome;
 pub(crate) use state::{Physical, State};
 pub(crate) use swap::Cleanable;
@@ -38,6 +40,9 @@ pub struct PartitionLog {
     dir: PathBuf,
     me: Weak<PartitionLog>,
     shared: Arc<Shared>,
+    /// Up to which offsets the producers were saved, ascending. Taken before the state, and held
+    /// while their files change.
+    saved_producers: Mutex<Vec<Offset>>,
     state: Mutex<State>,
 }
 
@@ -53,6 +58,7 @@ impl PartitionLog {
             dir: shared.dirs.of(id),
             me: me.clone(),
             shared: shared.clone(),
+            saved_producers: Mutex::default(),
             state: Mutex::new(State::new(physical, settings)),
         })
     }

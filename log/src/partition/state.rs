@@ -21,6 +21,8 @@ pub(crate) struct State {
     /// Truncations and restarts on their way. While there are any, what the lane writes may be
     /// cut again and `disk_end` does not follow it.
     pub pending_cuts: usize,
+    /// The lowest offset that one of them cuts at.
+    pub lowest_cut: Offset,
     /// Truncations and restarts so far.
     pub cuts: u64,
     /// The journal is being replayed: the logical log follows the segments.
@@ -107,6 +109,7 @@ impl State {
             tail: Tail::default(),
             disk_end: Offset::ZERO,
             pending_cuts: 0,
+            lowest_cut: Offset(i64::MAX),
             cuts: 0,
             recovering: false,
             gone: false,
@@ -158,6 +161,7 @@ impl State {
         self.log_end = to;
         self.disk_end = self.disk_end.min(to);
         self.epochs.cut(to);
+        self.lowest_cut = self.lowest_cut.min(to);
         self.pending_cuts += 1;
         self.cuts += 1;
         let bytes = self.tail.cut(to);
@@ -172,6 +176,7 @@ impl State {
         self.log_end = at;
         self.disk_end = at;
         self.epochs.clear();
+        self.lowest_cut = Offset(i64::MIN);
         self.pending_cuts += 1;
         self.cuts += 1;
         self.check();
@@ -182,6 +187,9 @@ impl State {
     pub fn cut_arrived(&mut self) {
         assert!(self.pending_cuts > 0, "a cut arrived that nobody asked for");
         self.pending_cuts -= 1;
+        if self.pending_cuts == 0 {
+            self.lowest_cut = Offset(i64::MAX);
+        }
         self.segments_followed();
     }
 

@@ -118,6 +118,8 @@ impl PartitionLog {
         let source = compacting.join(swap.file_name(self.id));
         let target = log_path(&self.dir, swap.base());
         self.discard_indexes(swap.base())?;
+        // What was saved below its end is to be gone on from with batches that are not there now.
+        self.keep_saved_producers(swap.end, Offset(i64::MAX))?;
         let gone = {
             // Readers are told of the new segment and find the new file at the same moment.
             let mut state = self.lock();

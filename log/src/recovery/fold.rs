@@ -21,6 +21,8 @@ pub(super) struct Folded {
     pub kept: Option<Physical>,
     /// Of that, everything at and above is not wanted.
     pub keep_end: Offset,
+    /// The lowest offset that the log was cut at.
+    pub cut_to: Option<Offset>,
     pub log_start: Offset,
     pub log_end: Offset,
     /// Batches behind what is kept.
@@ -41,6 +43,7 @@ impl Folded {
         Folded {
             kept: None,
             keep_end: at,
+            cut_to: None,
             log_start: at,
             log_end: at,
             appends: Vec::new(),
@@ -55,6 +58,7 @@ impl Folded {
     fn from_checkpoint(physical: Physical) -> Folded {
         Folded {
             keep_end: physical.end,
+            cut_to: None,
             log_start: physical.log_start,
             log_end: physical.end,
             applied: physical.applied,
@@ -106,6 +110,7 @@ impl Folded {
 
     fn truncate(&mut self, to: Offset) {
         self.keep_end = self.keep_end.min(to);
+        self.cut_to = Some(self.cut_to.map_or(to, |cut| cut.min(to)));
         self.log_end = self.log_end.min(to);
         while let Some((bytes, mut metas)) = self.appends.pop() {
             metas.retain(|meta| meta.base < to);

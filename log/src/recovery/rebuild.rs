@@ -99,6 +99,12 @@ pub(super) fn rebuild(
     };
     let log = PartitionLog::new(shared, id, physical, shared.config.default_settings);
     log.lock().recovering = true;
+    let saved_from = folded.swaps.iter().map(|swap| swap.end);
+    let saved_from = saved_from
+        .max()
+        .map_or(folded.log_start, |end| end.max(folded.log_start));
+    let saved_to = folded.cut_to.unwrap_or(folded.log_end).min(folded.log_end);
+    log.find_saved_producers(saved_from, saved_to)?;
     if !folded.appends.is_empty() {
         log.apply_appends(&folded.appends, folded.applied)?;
     }

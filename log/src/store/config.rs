@@ -4,11 +4,15 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use ottla_model::TopicIdPartition;
 
+use crate::wal::Preparing;
+
 /// The settings of a store: one per data directory.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// The size of one journal file, in bytes. Bounds one append.
     pub journal_file_bytes: u64,
+    /// When the files are prepared that the journal goes on to, and by whom.
+    pub journal_preparing: Preparing,
     /// A random number: the identity of a journal that is created.
     pub journal_id_if_new: u64,
     /// The most bytes that one group commit takes.
@@ -43,6 +47,7 @@ impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
             journal_file_bytes: 32 * 1024 * 1024,
+            journal_preparing: Preparing::InBackground,
             journal_id_if_new: RandomState::new().build_hasher().finish(),
             group_bytes_max: 8 * 1024 * 1024,
             checkpoint_bytes: 64 * 1024 * 1024,

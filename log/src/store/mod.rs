@@ -1,8 +1,9 @@
 //! The store: all logs of one data directory, over one journal.
 //!
-//! Three threads serve it. The *journal* makes what all logs queue durable, many changes with one
-//! sync. The *lane* carries it over to the segments. *Maintenance* makes checkpoints, so that the
-//! journal can be recycled. A failed write or sync of any of them is final.
+//! Three threads serve it, besides the one that prepares the journal's files. The *journal* makes
+//! what all logs queue durable, many changes with one sync. The *lane* carries it over to the
+//! segments. *Maintenance* makes checkpoints, so that the journal can be recycled. A failed write
+//! or sync of any of them is final.
 
 mod config;
 mod journal;
@@ -78,7 +79,8 @@ impl LogStore {
         fatal: FatalObserver,
     ) -> Result<LogStore, LogError> {
         let shared = Arc::new(Shared::new(disk, dir, config));
-        let Recovered { wal, logs } = recovery::recover(&shared)?;
+        let Recovered { mut wal, logs } = recovery::recover(&shared)?;
+        wal.prepare_ahead(shared.impatient_disk.clone())?;
         let bell = Arc::new(Bell::default());
         let journal = Journal {
             shared: shared.clone(),

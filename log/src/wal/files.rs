@@ -1,6 +1,7 @@
 //! The files of a write-ahead log: their names, their creation, and the file that holds the log's
 //! identity.
 
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,54 +13,66 @@ use crate::error::{IoContext as _, LogError};
 const ID_MAGIC: u32 = 0x4f54_5749;
 const ID_BYTES: usize = 16;
 
-/// A file that holds frames from `base` on.
-pub(super) fn live_path(dir: &Path, base: u64) -> PathBuf {
-    dir.join(format!("{base:020}.wal"))
+/// A file of a log. Its name only orders it; where its frames begin stands in the first of them.
+pub(super) fn file_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.wal"))
 }
 
-/// A file that waits to be written over.
-pub(super) fn free_path(dir: &Path, base: u64) -> PathBuf {
-    dir.join(format!("{base:020}.free"))
+/// The numbers of the files in `dir`, ascending.
+pub(super) fn list(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<u64>, LogError> {
+    let entries = disk.list(dir).or_log("list", dir)?;
+    let number = |name: &OsStr| name.to_str()?.strip_suffix(".wal")?.parse().ok();
+    let mut numbers: Vec<u64> = entries
+        .iter()
+        .filter_map(|entry| number(&entry.name))
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
-/// The bases of the live and of the free files in `dir`, ascending.
-pub(super) fn list(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Vec<u64>, Vec<u64>), LogError> {
-    let (mut live, mut free) = (Vec::new(), Vec::new());
-    for entry in disk.list(dir).or_log("list", dir)? {
-        let Some(name) = entry.name.to_str() else {
-            continue;
-        };
-        if let Some(base) = name.strip_suffix(".wal").and_then(|base| base.parse().ok()) {
-            live.push(base);
-        } else if let Some(base) = name
-            .strip_suffix(".free")
-            .and_then(|base| base.parse().ok())
-        {
-            free.push(base);
-        }
-    }
-    Ok((live, free))
-}
-
-/// Opens the live file from `base` on, gives it its space and makes its name durable.
-pub(super) fn create(
+/// Opens a file of which nothing has been read yet.
+pub(super) fn open(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    base: u64,
-    size: u64,
+    number: u64,
+    mode: OpenMode,
 ) -> Result<WalFile, LogError> {
-    let path = live_path(dir, base);
-    let file = disk.open(&path, OpenMode::Create).or_log("open", &path)?;
-    file.allocate(size).or_log("allocate", &path)?;
-    file.sync_data().or_log("sync", &path)?;
-    disk.sync_dir(dir).or_log("sync", dir)?;
+    let path = file_path(dir, number);
+    let file = disk.open(&path, mode).or_log("open", &path)?;
     let size = file.size().or_log("measure", &path)?;
     Ok(WalFile {
-        base,
+        number,
+        base: 0,
         path,
         file,
         size,
     })
+}
+
+impl WalFile {
+    /// Makes a shorter file so long, durably.
+    pub fn extend(&mut self, size: u64) -> Result<(), LogError> {
+        if self.size < size {
+            let path = &self.path;
+            self.file.allocate(size).or_log("allocate", path)?;
+            self.file.sync_data().or_log("sync", path)?;
+            self.size = self.file.size().or_log("measure", path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates a file, gives it its space and makes its name durable.
+pub(super) fn create(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    number: u64,
+    size: u64,
+) -> Result<WalFile, LogError> {
+    let mut file = open(disk, dir, number, OpenMode::Create)?;
+    file.extend(size)?;
+    disk.sync_dir(dir).or_log("sync", dir)?;
+    Ok(file)
 }
 
 pub(super) fn id_path(dir: &Path) -> PathBuf {

@@ -72,21 +72,30 @@ impl FrameHeader {
 
     /// The frame of any log at any position that starts at `at` in `bytes`.
     pub fn decode_any(bytes: &[u8], at: usize) -> Option<FrameHeader> {
+        FrameHeader::peek(bytes, at).filter(|header| header.is_whole(bytes, at))
+    }
+
+    /// What stands where the header of a frame would, without a look at its checksum.
+    pub fn peek(bytes: &[u8], at: usize) -> Option<FrameHeader> {
         let bytes = bytes.get(at..)?;
         if u32::from_be_bytes(field(bytes, 0)?) != MAGIC {
             return None;
         }
-        let header = FrameHeader {
+        Some(FrameHeader {
             crc: u32::from_be_bytes(field(bytes, 4)?),
             length: u32::from_be_bytes(field(bytes, 8)?),
             previous: u32::from_be_bytes(field(bytes, 12)?),
             wal_id: u64::from_be_bytes(field(bytes, 16)?),
             position: u64::from_be_bytes(field(bytes, 24)?),
             synced: u64::from_be_bytes(field(bytes, 32)?),
-        };
-        let end = FRAME_HEADER_BYTES.checked_add(header.length as usize)?;
-        let covered = bytes.get(8..end)?;
-        (crc32c::crc32c(covered) == header.crc).then_some(header)
+        })
+    }
+
+    /// Whether the frame that starts at `at` with this header is all there, and its checksum right.
+    pub fn is_whole(&self, bytes: &[u8], at: usize) -> bool {
+        let end = (at + FRAME_HEADER_BYTES).checked_add(self.length as usize);
+        let covered = end.and_then(|end| bytes.get(at + 8..end));
+        covered.is_some_and(|covered| crc32c::crc32c(covered) == self.crc)
     }
 }
 

@@ -8,6 +8,7 @@
 mod files;
 mod frame;
 mod open;
+mod spares;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use bytes::Bytes;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
-use files::{free_path, live_path};
 use frame::{FrameHeader, frame_bytes, io_parts};
+use spares::Spares;
 
 /// A place in a write-ahead log, in bytes since its creation. Never falls, never repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -30,11 +31,24 @@ pub struct WalConfig {
     /// The size of one file, in bytes. Bounds the size of one payload. May differ from one start
     /// to the next.
     pub file_bytes: u64,
-    /// How many files that are no longer needed are kept to be written over, which is cheaper
-    /// than to create new ones.
+    /// How many files are kept at most to go on to: some that are no longer needed, to be written
+    /// over, or one that was prepared ahead.
     pub spare_files: usize,
+    /// Who prepares files ahead, once [`Wal::prepare_ahead`] was called.
+    pub preparing: Preparing,
     /// A random number that becomes the log's identity when it is created; ignored afterwards.
     pub id_if_new: u64,
+}
+
+/// When the files are prepared that a log goes on to, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preparing {
+    /// When one is needed, by whoever appends, who then waits for it.
+    WhenNeeded,
+    /// Before they are needed, by whoever syncs, behind the sync: in an order that can be repeated.
+    AfterSync,
+    /// Before they are needed, by a thread of their own.
+    InBackground,
 }
 
 impl WalConfig {
@@ -43,6 +57,7 @@ impl WalConfig {
         WalConfig {
             file_bytes: 32 * 1024 * 1024,
             spare_files: 2,
+            preparing: Preparing::InBackground,
             id_if_new,
         }
     }
@@ -57,6 +72,9 @@ pub struct WalFrame {
 
 #[derive(Debug)]
 struct WalFile {
+    /// Its name. Files are used in the order of their numbers.
+    number: u64,
+    /// The position of its first frame, once it is used.
     base: u64,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
@@ -72,8 +90,9 @@ pub struct Wal {
     id: u64,
     /// Oldest first; the last one is written to. Never empty.
     files: Vec<WalFile>,
-    /// Files that wait to be written over, by the position they once began at.
-    free: Vec<u64>,
+    spares: Spares,
+    /// A file behind the current one was asked for.
+    asked_for_next: bool,
     end: u64,
     synced: u64,
     last_crc: u32,
@@ -119,6 +138,13 @@ impl Wal {
             config.file_bytes
         );
         open::open(disk, dir, config, visit)
+    }
+
+    /// From now on, files are prepared as the configuration says, on `disk`: the log's own, but for
+    /// one that should fail, not wait, when there is no room. Then files are created when they are
+    /// needed, and whoever appends waits.
+    pub fn prepare_ahead(&mut self, disk: Arc<dyn Disk>) -> Result<(), LogError> {
+        self.spares.prepared_ahead(disk, self.config.preparing)
     }
 
     /// The most bytes that one payload can have.
@@ -175,22 +201,24 @@ impl Wal {
             }
             self.synced = self.end;
         }
-        Ok(())
+        let prepared = self.spares.after_sync();
+        prepared.map_err(|error| self.fail(error))
     }
 
     /// Says that frames before `before` are not needed any more. Files that hold only such frames
     /// become free to be written over; other frames before it may still be read at the next open.
     pub fn trim(&mut self, before: WalPosition) -> Result<(), LogError> {
         self.check_usable()?;
+        // What is left must begin with a durable frame, which says where the log is.
         let unneeded = self.files[1..]
             .iter()
-            .take_while(|file| file.base <= before.0)
+            .take_while(|file| file.base <= before.0 && file.base < self.synced)
             .count();
         if unneeded == 0 {
             return Ok(());
         }
-        let trimmed = self.set_free(unneeded);
-        trimmed.map_err(|error| self.fail(error))
+        let retired = self.spares.retire(self.files.drain(..unneeded));
+        retired.map_err(|error| self.fail(error))
     }
 
     /// The place that the next frame will have.
@@ -212,7 +240,10 @@ impl Wal {
         &self.files[self.files.len() - 1]
     }
 
-    fn check_usable(&self) -> Result<(), LogError> {
+    fn check_usable(&mut self) -> Result<(), LogError> {
+        if self.failed.is_none() {
+            self.failed = self.spares.failure().map(Arc::new);
+        }
         match &self.failed {
             None => Ok(()),
             Some(cause) => Err(LogError::Failed {
@@ -266,6 +297,12 @@ impl Wal {
             .or_log("write", &current.path)?;
         self.last_crc = previous;
         self.end = position;
+        // An idle log needs no second file, and a busy one has time until the rest is written.
+        let current = self.current();
+        if !self.asked_for_next && self.end - current.base >= current.size / 4 {
+            self.asked_for_next = true;
+            self.spares.ask_for_one();
+        }
         Ok(())
     }
 
@@ -278,34 +315,19 @@ impl Wal {
             current.file.sync_data().or_log("sync", &current.path)?;
             self.synced = self.end;
         }
-        let recycled = self.free.pop();
-        let path = live_path(&self.dir, self.end);
-        if let Some(old) = recycled {
-            let old = free_path(&self.dir, old);
-            self.disk.rename(&old, &path).or_log("rename", &old)?;
-        }
-        let file = files::create(&self.disk, &self.dir, self.end, self.config.file_bytes)?;
+        let mut file = match self.spares.take()? {
+            Ok(file) => file,
+            Err(number) => {
+                let bytes = self.config.file_bytes;
+                let file = files::create(&self.disk, &self.dir, number, bytes)?;
+                self.spares.created(number);
+                file
+            }
+        };
+        file.base = self.end;
+        self.asked_for_next = false;
         self.files.push(file);
         Ok(())
-    }
-
-    fn set_free(&mut self, count: usize) -> Result<(), LogError> {
-        let mut changed = false;
-        for file in self.files.drain(..count) {
-            changed = true;
-            let fits = file.size == self.config.file_bytes;
-            if fits && self.free.len() < self.config.spare_files {
-                let free = free_path(&self.dir, file.base);
-                self.disk
-                    .rename(&file.path, &free)
-                    .or_log("rename", &file.path)?;
-                self.free.push(file.base);
-            } else {
-                self.disk.unlink(&file.path).or_log("remove", &file.path)?;
-            }
-        }
-        assert!(changed, "nothing to set free");
-        self.disk.sync_dir(&self.dir).or_log("sync", &self.dir)
     }
 }
 

@@ -1,21 +1,25 @@
 //! Opening a write-ahead log: reading back its frames, cutting a torn tail, and telling one from
 //! damage.
 //!
-//! Only the last file can have a torn tail, because a file is synced before the next one is begun.
-//! In the last file, bytes that are no frame are the end of the log, unless a valid frame behind
-//! them was written when they were already synced.
+//! Files are read in the order of their numbers. The log goes on from one to the next if the first
+//! frame of the next continues it; the others are spares. Only the last file that it goes on to can
+//! have a torn tail, because a file is synced before the next one is begun. Bytes that are no frame
+//! are the end of the log, unless a valid frame behind them, there or in a later file, was written
+//! when they were already synced.
 //!
 //! What is read need not be durable: a sync that failed leaves frames in memory that no later sync
 //! takes up. So frames of which no other says that they were synced are written again.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::files;
 use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
+use super::spares::Spares;
 use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition};
 use crate::disk::{Disk, OpenMode, create_dir_durably};
 use crate::error::{IoContext as _, LogError};
@@ -29,6 +33,12 @@ struct Reader {
     last_crc: Option<u32>,
     /// Everything before it was synced, as the frames say.
     surely_synced: u64,
+    /// Files that hold the log.
+    live: Vec<WalFile>,
+    /// The bytes of the last of them.
+    last_bytes: Bytes,
+    /// Files behind them.
+    unused: VecDeque<WalFile>,
 }
 
 pub(super) fn open(
@@ -38,98 +48,92 @@ pub(super) fn open(
     visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
 ) -> Result<Wal, LogError> {
     create_dir_durably(&*disk, dir)?;
-    let (live, free) = files::list(&disk, dir)?;
-    let id = files::load_or_create_id(&disk, dir, config.id_if_new, !live.is_empty())?;
+    let numbers = files::list(&disk, dir)?;
+    let id = files::load_or_create_id(&disk, dir, config.id_if_new, !numbers.is_empty())?;
     let mut reader = Reader {
         wal_id: id,
-        end: live.first().copied().unwrap_or(0),
+        end: 0,
         last_crc: None,
         surely_synced: 0,
+        live: Vec::with_capacity(numbers.len()),
+        last_bytes: Bytes::new(),
+        unused: VecDeque::new(),
     };
-    let mut wal_files = Vec::with_capacity(live.len());
-    for (index, base) in live.iter().enumerate() {
-        let is_last = index + 1 == live.len();
-        let file = if is_last {
-            files::create(&disk, dir, *base, config.file_bytes)?
+    for number in &numbers {
+        let file = files::open(&disk, dir, *number, OpenMode::Existing)?;
+        if reader.unused.is_empty() {
+            reader.read_file(file, visit)?;
         } else {
-            open_existing(&disk, dir, *base)?
-        };
-        if reader.end != *base {
-            return Err(LogError::corrupt(
-                &file.path,
-                0,
-                format!(
-                    "it starts at position {base}, but the frames before it end at position {}",
-                    reader.end
-                ),
-            ));
+            reader.pass_over(file)?;
         }
-        reader.read_file(&file, live.get(index + 1).copied(), visit)?;
-        wal_files.push(file);
     }
-    if wal_files.is_empty() {
-        wal_files.push(files::create(&disk, dir, 0, config.file_bytes)?);
+    reader.write_again()?;
+    let mut wal_files = reader.live;
+    match wal_files.last_mut() {
+        Some(current) => current.extend(config.file_bytes)?,
+        None => wal_files.push(files::create(&disk, dir, 1, config.file_bytes)?),
     }
-    let mut wal = Wal {
+    let last_number = numbers.last().copied().unwrap_or(1);
+    let ready = fitting(&disk, config, reader.unused)?;
+    // What was removed must not come back once there are files behind it, and what will be used
+    // must not go.
+    disk.sync_dir(dir).or_log("sync", dir)?;
+    Ok(Wal {
+        spares: Spares::new(disk.clone(), dir.to_owned(), config, ready, last_number),
+        asked_for_next: false,
         disk,
         dir: dir.to_owned(),
         config,
         id,
         files: wal_files,
-        free: Vec::new(),
         end: reader.end,
         synced: reader.end,
         last_crc: reader.last_crc.unwrap_or(0),
         failed: None,
-    };
-    keep_fitting_spares(&mut wal, free)?;
-    Ok(wal)
-}
-
-fn open_existing(disk: &Arc<dyn Disk>, dir: &Path, base: u64) -> Result<WalFile, LogError> {
-    let path = files::live_path(dir, base);
-    let file = disk.open(&path, OpenMode::Existing).or_log("open", &path)?;
-    let size = file.size().or_log("measure", &path)?;
-    Ok(WalFile {
-        base,
-        path,
-        file,
-        size,
     })
 }
 
-/// Removes free files that are too many or of another size than the configuration now says.
-fn keep_fitting_spares(wal: &mut Wal, free: Vec<u64>) -> Result<(), LogError> {
-    for base in free {
-        let path = files::free_path(&wal.dir, base);
-        let file = wal.disk.open(&path, OpenMode::Existing);
-        let size = file.and_then(|file| file.size()).or_log("open", &path)?;
-        if size == wal.config.file_bytes && wal.free.len() < wal.config.spare_files {
-            wal.free.push(base);
+/// Removes spares that are too many or of another size than the configuration now says.
+fn fitting(
+    disk: &Arc<dyn Disk>,
+    config: WalConfig,
+    unused: VecDeque<WalFile>,
+) -> Result<VecDeque<WalFile>, LogError> {
+    let mut ready = VecDeque::new();
+    for file in unused {
+        if file.size == config.file_bytes && ready.len() < config.spare_files {
+            ready.push_back(file);
         } else {
-            wal.disk.unlink(&path).or_log("remove", &path)?;
+            disk.unlink(&file.path).or_log("remove", &file.path)?;
         }
     }
-    Ok(())
+    Ok(ready)
+}
+
+fn read(file: &WalFile, bytes: u64) -> Result<Bytes, LogError> {
+    let mut buffer = vec![0; bytes.min(file.size) as usize];
+    let read = file.file.read_at(&mut buffer, 0);
+    buffer.truncate(read.or_log("read", &file.path)?);
+    Ok(Bytes::from(buffer))
 }
 
 impl Reader {
-    /// Reads the frames of one file. `next_base` is where the next file begins, if there is one.
+    /// Reads the frames of the next file, if the log goes on there.
     fn read_file(
         &mut self,
-        file: &WalFile,
-        next_base: Option<u64>,
+        mut file: WalFile,
         visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let limit = next_base.map_or(file.size, |next| file.size.min(next - file.base));
-        let mut bytes = vec![0; limit as usize];
-        let read = file
-            .file
-            .read_at(&mut bytes, 0)
-            .or_log("read", &file.path)?;
-        bytes.truncate(read);
-        let bytes = Bytes::from(bytes);
-        while let Some(header) = self.next_frame(file, &bytes) {
+        let bytes = read(&file, u64::MAX)?;
+        let is_first = self.live.is_empty();
+        if is_first
+            && let Some(first) = FrameHeader::decode_any(&bytes, 0)
+            && first.wal_id == self.wal_id
+        {
+            self.end = first.position;
+        }
+        file.base = self.end;
+        while let Some(header) = self.next_frame(&file, &bytes) {
             let at = (self.end - file.base) as usize + FRAME_HEADER_BYTES;
             let length = header.length as usize;
             let position = WalPosition(self.end);
@@ -141,28 +145,41 @@ impl Reader {
                 payload: bytes.slice(at..at + length),
             })?;
         }
-        let at = self.end - file.base;
-        match next_base {
-            Some(next) if self.end != next => Err(LogError::corrupt(
-                &file.path,
-                at,
-                format!("no valid frame, though the log goes on at position {next}"),
-            )),
-            Some(_) => Ok(()),
-            None => {
-                self.check_tail(file, &bytes, at)?;
-                self.write_again(file, &bytes)
-            }
+        let is_used = is_first || self.end > file.base;
+        let rest = (self.end - file.base) as usize;
+        if is_used {
+            self.live.push(file);
+            self.last_bytes = bytes.clone();
+        } else {
+            self.unused.push_back(file);
         }
+        self.check_rest(&bytes, rest)
+    }
+
+    /// Looks at a file behind the first spare.
+    fn pass_over(&mut self, file: WalFile) -> Result<(), LogError> {
+        let header = read(&file, FRAME_HEADER_BYTES as u64)?;
+        let suspicious = FrameHeader::peek(&header, 0);
+        let suspicious = suspicious.is_some_and(|header| self.is_later(&header));
+        let bytes = if suspicious {
+            read(&file, u64::MAX)?
+        } else {
+            header
+        };
+        self.unused.push_back(file);
+        self.check_rest(&bytes, 0)
     }
 
     /// Makes durable what may only be readable, in the last file; those before it are synced.
-    fn write_again(&self, file: &WalFile, bytes: &[u8]) -> Result<(), LogError> {
+    fn write_again(&self) -> Result<(), LogError> {
+        let Some(file) = self.live.last() else {
+            return Ok(());
+        };
         let from = self.surely_synced.max(file.base);
         if from < self.end {
-            let unsure = &bytes[(from - file.base) as usize..(self.end - file.base) as usize];
+            let unsure = (from - file.base) as usize..(self.end - file.base) as usize;
             file.file
-                .write_at(&[IoSlice::new(unsure)], from - file.base)
+                .write_at(&[IoSlice::new(&self.last_bytes[unsure])], from - file.base)
                 .or_log("write", &file.path)?;
             file.file.sync_data().or_log("sync", &file.path)?;
         }
@@ -178,23 +195,29 @@ impl Reader {
             .filter(|header| self.last_crc.is_none_or(|last| last == header.previous))
     }
 
-    /// Refuses a tail that holds a frame which proves that what stands at `at` was synced.
-    fn check_tail(&self, file: &WalFile, bytes: &[u8], at: u64) -> Result<(), LogError> {
-        let mut candidate = at as usize + ALIGNMENT;
-        while candidate + FRAME_HEADER_BYTES <= bytes.len() {
-            let position = file.base + candidate as u64;
-            let frame = FrameHeader::decode(bytes, candidate, self.wal_id, position);
-            if let Some(frame) = frame.filter(|frame| frame.synced > self.end) {
-                return Err(LogError::corrupt(
-                    &file.path,
-                    at,
-                    format!(
-                        "no valid frame at position {}, though the frame at position {position} says that everything before position {} was synced",
-                        self.end, frame.synced
-                    ),
-                ));
+    /// Whether a frame says that the log was synced beyond where it seems to end. Those of an
+    /// earlier life of a file never do, nor those that a crash left behind a torn one.
+    fn is_later(&self, header: &FrameHeader) -> bool {
+        header.wal_id == self.wal_id && header.synced > self.end && header.position >= self.end
+    }
+
+    /// Refuses bytes behind the end of the log, from `from` on, that hold a frame which proves that
+    /// the log went on there.
+    fn check_rest(&self, bytes: &[u8], from: usize) -> Result<(), LogError> {
+        for at in (from..bytes.len()).step_by(ALIGNMENT) {
+            let frame = FrameHeader::peek(bytes, at)
+                .filter(|frame| self.is_later(frame) && frame.is_whole(bytes, at));
+            if let Some(frame) = frame {
+                let (path, at) = match self.live.last() {
+                    Some(file) => (file.path.clone(), self.end - file.base),
+                    None => (PathBuf::new(), 0),
+                };
+                let what = format!(
+                    "no valid frame at position {}, though the frame at position {} says that everything before position {} was synced",
+                    self.end, frame.position, frame.synced
+                );
+                return Err(LogError::corrupt(&path, at, what));
             }
-            candidate += ALIGNMENT;
         }
         Ok(())
     }

@@ -1,20 +1,35 @@
 use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::disk::{Call, Fault, OpenMode, SimDisk};
 
 const DIR: &str = "/wal";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config() -> WalConfig {
     WalConfig {
         file_bytes: 4096,
         spare_files: 2,
+        preparing: Preparing::AfterSync,
         id_if_new: 0xfeed_beef,
     }
 }
 
 fn open(disk: &SimDisk) -> Result<(Wal, Vec<Bytes>), LogError> {
-    let (wal, frames) = Wal::open(Arc::new(disk.clone()), Path::new(DIR), config())?;
+    open_preparing(disk, config().preparing)
+}
+
+fn open_preparing(disk: &SimDisk, preparing: Preparing) -> Result<(Wal, Vec<Bytes>), LogError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let config = WalConfig {
+        preparing,
+        ..config()
+    };
+    let (mut wal, frames) = Wal::open(disk.clone(), Path::new(DIR), config)?;
+    wal.prepare_ahead(disk)?;
     Ok((wal, frames.into_iter().map(|frame| frame.payload).collect()))
 }
 
@@ -127,7 +142,7 @@ fn a_torn_tail_is_cut_and_written_over() {
     let torn = wal.end().0;
     append(&mut wal, &[payload(2, 100), payload(3, 100)]).unwrap();
     wal.sync().unwrap();
-    damage(&disk, &live_path(Path::new(DIR), 0), torn + 50);
+    damage(&disk, &files::file_path(Path::new(DIR), 1), torn + 50);
     // Frame 3 is whole, but frame 2 was not synced before it: a write that was torn.
     let (mut wal, frames) = open(&disk).unwrap();
     assert_eq!(frames, [payload(1, 100)]);
@@ -146,10 +161,10 @@ fn damage_before_a_sync_is_corruption_and_named() {
         append(&mut wal, &[payload(number, 100)]).unwrap();
         wal.sync().unwrap();
     }
-    damage(&disk, &live_path(Path::new(DIR), 0), 144 + 60);
+    damage(&disk, &files::file_path(Path::new(DIR), 1), 144 + 60);
     match open(&disk).unwrap_err() {
         LogError::Corrupt { path, position, .. } => {
-            assert_eq!(path, live_path(Path::new(DIR), 0));
+            assert_eq!(path, files::file_path(Path::new(DIR), 1));
             assert_eq!(position, 144);
         }
         other => panic!("{other}"),
@@ -166,7 +181,7 @@ fn damage_in_a_file_before_the_last_is_corruption() {
     let last_frame_of_first_file = 3 * 944;
     damage(
         &disk,
-        &live_path(Path::new(DIR), 0),
+        &files::file_path(Path::new(DIR), 1),
         last_frame_of_first_file + 80,
     );
     let error = open(&disk).unwrap_err();
@@ -184,7 +199,7 @@ fn a_missing_file_in_the_middle_is_corruption() {
     let payloads: Vec<_> = (0..12).map(|number| payload(number, 900)).collect();
     append(&mut wal, &payloads).unwrap();
     wal.sync().unwrap();
-    disk.unlink(&live_path(Path::new(DIR), 4 * 944)).unwrap();
+    disk.unlink(&files::file_path(Path::new(DIR), 2)).unwrap();
     let error = open(&disk).unwrap_err();
     assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
 }
@@ -231,9 +246,14 @@ fn files_of_another_size_are_read_and_new_ones_have_the_new_size() {
 
 /// Appends, syncs and trims until the power goes; returns how many payloads were synced and how
 /// many were ever given, and which were trimmed.
-fn run_until_power_goes(disk: &SimDisk, first: u64, at: u64) -> (u64, u64, u64) {
+fn run_until_power_goes(
+    disk: &SimDisk,
+    preparing: Preparing,
+    first: u64,
+    at: u64,
+) -> (u64, u64, u64) {
     let (mut synced, mut given, mut trimmed) = (first, first, 0);
-    let Ok((mut wal, _)) = open(disk) else {
+    let Ok((mut wal, _)) = open_preparing(disk, preparing) else {
         return (synced, given, trimmed);
     };
     disk.lose_power_after(at);
@@ -264,12 +284,18 @@ fn run_until_power_goes(disk: &SimDisk, first: u64, at: u64) -> (u64, u64, u64) 
 
 #[test]
 fn whatever_was_synced_is_there_after_a_crash_at_any_point() {
+    let modes = [
+        Preparing::WhenNeeded,
+        Preparing::AfterSync,
+        Preparing::InBackground,
+    ];
     for at in 0..120 {
-        for seed in 0..6 {
+        for (seed, preparing) in (0..6).zip(modes.iter().copied().cycle()) {
             let disk = SimDisk::new();
             let (mut first, mut trimmed) = (0, 0);
             for life in 0..3 {
-                let (synced, given, trimmed_now) = run_until_power_goes(&disk, first, at);
+                let (synced, given, trimmed_now) =
+                    run_until_power_goes(&disk, preparing, first, at);
                 trimmed = trimmed_now.max(trimmed);
                 if seed == 0 {
                     disk.crash();
@@ -319,4 +345,158 @@ fn what_a_failed_sync_lost_is_made_durable_by_the_next_start_or_not_there() {
         let (_, again) = open(&disk).unwrap();
         assert!(again == frames, "{crash_seed:?}: {} of 3", again.len());
     }
+}
+
+fn calls_during(disk: &SimDisk, act: impl FnOnce()) -> Vec<Call> {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    disk.observe(Arc::new(move |operation, _| {
+        seen.lock().push(operation.call);
+    }));
+    act();
+    disk.stop_observing();
+    let calls = calls.lock();
+    calls.clone()
+}
+
+#[test]
+fn an_append_that_goes_on_to_a_prepared_file_only_writes_and_syncs() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    append(&mut wal, &[payload(0, 3000)]).unwrap();
+    wal.sync().unwrap();
+    for number in 1..6 {
+        let calls = calls_during(&disk, || {
+            append(&mut wal, &[payload(number, 3000)]).unwrap();
+        });
+        assert_eq!(calls, [Call::Write], "payload {number}");
+        wal.sync().unwrap();
+        if number == 3 {
+            let end = wal.end();
+            wal.trim(end).unwrap();
+        }
+        let files = disk.list(Path::new(DIR)).unwrap();
+        assert!(wal.files.len() + 3 >= files.len(), "{files:?}");
+    }
+}
+
+#[test]
+fn appends_do_not_wait_for_a_file_that_is_not_needed_yet() {
+    let disk = SimDisk::new();
+    let hold = disk.hold(Call::Sync, "00002.wal");
+    let (mut wal, _) = open_preparing(&disk, Preparing::InBackground).unwrap();
+    append(&mut wal, &[payload(0, 1500)]).unwrap();
+    assert!(hold.wait_until_reached());
+    wal.sync().unwrap();
+    append(&mut wal, &[payload(1, 1500)]).unwrap();
+    wal.sync().unwrap();
+    std::thread::scope(|scope| {
+        let rolling = scope.spawn(|| append(&mut wal, &[payload(2, 3000)]).unwrap());
+        hold.release();
+        rolling.join().unwrap();
+    });
+    wal.sync().unwrap();
+    drop(wal);
+    disk.crash();
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(
+        frames,
+        [payload(0, 1500), payload(1, 1500), payload(2, 3000)]
+    );
+}
+
+#[test]
+fn without_room_for_a_spare_the_log_goes_on_until_it_needs_one() {
+    for preparing in [Preparing::AfterSync, Preparing::InBackground] {
+        let disk = SimDisk::new();
+        disk.set_capacity(6000);
+        let (mut wal, _) = open_preparing(&disk, preparing).unwrap();
+        append(&mut wal, &[payload(0, 3000)]).unwrap();
+        wal.sync().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !wal.spares.are_prepared() {
+            assert!(Instant::now() < deadline, "no end of preparing");
+            std::thread::yield_now();
+        }
+        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 2, "files");
+        disk.set_capacity(20_000);
+        append(&mut wal, &[payload(1, 3000)]).unwrap();
+        wal.sync().unwrap();
+        disk.set_capacity(0);
+        let (_, frames) = open(&disk.fork()).unwrap();
+        assert_eq!(frames, [payload(0, 3000), payload(1, 3000)]);
+    }
+}
+
+#[test]
+fn a_spare_that_cannot_be_written_or_synced_is_final() {
+    for call in [Call::Write, Call::Sync, Call::SyncDir] {
+        for preparing in [Preparing::AfterSync, Preparing::InBackground] {
+            let disk = SimDisk::new();
+            let sim: Arc<dyn Disk> = Arc::new(disk.clone());
+            let config = WalConfig {
+                preparing,
+                ..config()
+            };
+            let (mut wal, _) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
+            disk.inject(match call {
+                Call::SyncDir => Fault::new(call),
+                call => Fault::new(call).of("00002.wal"),
+            });
+            wal.prepare_ahead(sim).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while append(&mut wal, &[payload(0, 8)]).is_ok() && wal.sync().is_ok() {
+                assert!(Instant::now() < deadline, "nobody is told");
+            }
+            let again = wal.sync();
+            assert!(matches!(again, Err(LogError::Failed { .. })), "{again:?}");
+        }
+    }
+}
+
+/// Three files with three frames each, all synced one by one.
+fn nine_frames(disk: &SimDisk) -> Vec<Bytes> {
+    let (mut wal, _) = open(disk).unwrap();
+    let payloads: Vec<_> = (0..9).map(|number| payload(number, 1200)).collect();
+    for payload in &payloads {
+        append(&mut wal, std::slice::from_ref(payload)).unwrap();
+        wal.sync().unwrap();
+    }
+    assert_eq!(wal.files.len(), 3);
+    payloads
+}
+
+#[test]
+fn damage_to_the_first_frame_of_any_file_is_corruption() {
+    for number in 1..=3 {
+        let disk = SimDisk::new();
+        nine_frames(&disk);
+        damage(&disk, &files::file_path(Path::new(DIR), number), 60);
+        let error = open(&disk).unwrap_err();
+        assert!(
+            matches!(error, LogError::Corrupt { .. }),
+            "{number}: {error}"
+        );
+    }
+}
+
+#[test]
+fn damage_to_a_spare_does_no_harm() {
+    let disk = SimDisk::new();
+    let payloads = nine_frames(&disk);
+    let spare = files::file_path(Path::new(DIR), 4);
+    damage(&disk, &spare, 60);
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames, payloads);
+    disk.open(&spare, OpenMode::Existing)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    let (mut wal, frames) = open(&disk).unwrap();
+    assert_eq!(frames, payloads);
+    append(&mut wal, &[payload(9, 1200), payload(10, 1200)]).unwrap();
+    wal.sync().unwrap();
+    disk.crash();
+    let (_, frames) = open(&disk).unwrap();
+    assert_eq!(frames.len(), 11);
 }

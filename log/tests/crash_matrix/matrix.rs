@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ottla_log::disk::{Call, Fault, Operation};
-use ottla_log::{LogError, SimDisk, StoreConfig};
+use ottla_log::{LogError, Preparing, SimDisk, StoreConfig};
 
 use super::model::{History, Model, Random, batch, id};
 use super::work::{Step, Worker};
@@ -254,7 +254,11 @@ fn live(
     plan: Plan<'_>,
 ) -> Result<(), String> {
     world.watch(disk);
-    let store = Store::open(disk, world, config())
+    let mut config = config();
+    if plan.pace.is_none() {
+        config.journal_preparing = Preparing::InBackground;
+    }
+    let store = Store::open(disk, world, config)
         .map_err(|error| format!("does not open: {}", super::chain(&error)))?;
     let found = store.found()?;
     check_found(&world.known().logs, None, &found)?;

@@ -97,6 +97,52 @@ impl Model {
         }
     }
 
+    /// What the matrix saves as the producers' state: each batch's place and checksum.
+    pub fn producers(&self) -> Vec<u8> {
+        let batches = self.readable().map(header);
+        batches
+            .flat_map(|batch| {
+                [
+                    batch.base_offset.0,
+                    batch.next_offset().0,
+                    i64::from(batch.crc),
+                ]
+            })
+            .flat_map(i64::to_be_bytes)
+            .collect()
+    }
+
+    /// What is kept of the producers speaks of the batches that are there, and of all of them.
+    pub fn check_producers(&self, log: &PartitionLog) -> Result<(), String> {
+        let Some(saved) = log.saved_producers() else {
+            return Ok(());
+        };
+        let numbers = saved.state.chunks(8);
+        let numbers: Vec<_> = numbers
+            .map(|number| i64::from_be_bytes(number.try_into().unwrap()))
+            .collect();
+        let of_saved = numbers.chunks(3).filter(|batch| batch[1] > self.log_start);
+        let here: Vec<_> = self
+            .readable()
+            .map(header)
+            .filter(|batch| batch.base_offset < saved.upto)
+            .map(|batch| {
+                vec![
+                    batch.base_offset.0,
+                    batch.next_offset().0,
+                    i64::from(batch.crc),
+                ]
+            })
+            .collect();
+        if of_saved.eq(here.iter().map(Vec::as_slice)) {
+            return Ok(());
+        }
+        Err(format!(
+            "producers of {numbers:?} are kept up to {}",
+            saved.upto
+        ))
+    }
+
     /// Batches that a reader from the log's start sees.
     pub fn readable(&self) -> impl Iterator<Item = &Bytes> {
         self.batches

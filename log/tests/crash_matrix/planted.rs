@@ -46,6 +46,11 @@ fn a_missing_directory_sync_after_a_rename_is_caught() {
 }
 
 #[test]
+fn a_file_of_the_journal_whose_name_is_not_durable_is_caught() {
+    caught(Bug::SpareWithoutItsName);
+}
+
+#[test]
 fn an_ignored_sync_error_is_caught() {
     caught(Bug::IgnoredSyncError);
 }
@@ -53,6 +58,11 @@ fn an_ignored_sync_error_is_caught() {
 #[test]
 fn a_truncation_that_is_not_journaled_is_caught() {
     caught(Bug::TruncationNotJournaled);
+}
+
+#[test]
+fn producers_that_outlive_a_cut_are_caught() {
+    caught(Bug::ProducersOutliveACut);
 }
 
 #[test]

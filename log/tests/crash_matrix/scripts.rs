@@ -40,6 +40,14 @@ pub const SCRIPTS: &[(&str, &[&str])] = &[
         &["append:0*14 settle retention:0 settle checkpoint append:0 settle"],
     ),
     (
+        "save the producers",
+        &[
+            "append:0*3 save:0 append:0*3 save:0 checkpoint append:0 truncate:0:7 append:0*3 settle \
+           append:0*2 save:0 start:0:3 settle checkpoint append:0",
+            "append:0*2 save:0 restart:0:9 append:0*9 settle save:0 delete:0 append:0*6",
+        ],
+    ),
+    (
         "delete and create again",
         &["append:0*6 checkpoint delete:0 append:0 checkpoint append:0 delete:0 append:1 append:0"],
     ),
@@ -106,6 +114,7 @@ fn step(word: &str) -> Step {
             records: number,
         },
         "retention" => Step::Retention { log },
+        "save" => Step::SaveProducers { log },
         "delete" => Step::Delete { log },
         "aside" => Step::SetAside { log },
         "wait" => Step::WaitFor { log },

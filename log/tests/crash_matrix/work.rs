@@ -37,6 +37,10 @@ pub enum Step {
     Retention {
         log: usize,
     },
+    /// Saves what its owner knows of the producers: here, all batches' places and checksums.
+    SaveProducers {
+        log: usize,
+    },
     Delete {
         log: usize,
     },
@@ -116,6 +120,12 @@ impl Worker {
                 }
                 Ok(())
             }),
+            Step::SaveProducers { log } => with(store, log, |n, log| {
+                let state = store.world.known().logs[n].current().producers();
+                // A disk that cannot keep it is no failure of the store.
+                drop(log.save_producers(log.moment(), &state));
+                Ok(())
+            }),
             Step::Delete { log } => with(store, log, |n, _| {
                 store.world.known().logs[n].next(|model| *model = Default::default());
                 store.delete(id(n))?;
@@ -183,11 +193,9 @@ impl Worker {
         steps: &[Step],
     ) -> Result<(), LogError> {
         let hold = disk.hold(Call::Write, "journal");
+        let is_new = store.get(id(MARKS)).is_none();
         store.get_or_create(id(MARKS), settings())?;
-        if store
-            .get(id(MARKS))
-            .is_some_and(|log| log.log_end() == Offset(0))
-        {
+        if is_new {
             store.wait_until("the held journal", || hold.is_reached())?;
         }
         hold.release();
@@ -319,8 +327,9 @@ fn random_step(random: &mut Random) -> Step {
             batches: 1 + random.below(3) as usize,
             bytes: 20 + random.below(900) as usize,
         },
-        34..37 => Step::NextEpoch,
-        37..43 => Step::Truncate {
+        34..36 => Step::NextEpoch,
+        36..39 => Step::SaveProducers { log },
+        39..43 => Step::Truncate {
             log,
             records: random.below(12) as i64,
         },

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ottla_log::disk::Operation;
-use ottla_log::{Flushed, LogError, LogSettings, LogStore, SimDisk, StoreConfig};
+use ottla_log::{Flushed, LogError, LogSettings, LogStore, Preparing, SimDisk, StoreConfig};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn config() -> StoreConfig {
     StoreConfig {
         journal_file_bytes: 8 * 1024,
+        journal_preparing: Preparing::AfterSync,
         journal_id_if_new: 42,
         checkpoint_bytes: u64::MAX,
         checkpoint_ms: 3_600_000,
@@ -222,6 +223,7 @@ impl Store {
                 if let Some(log) = &log {
                     found
                         .check_lookups(log)
+                        .and_then(|()| found.check_producers(log))
                         .map_err(|error| format!("{}: {error}", id(n)))?;
                 }
                 Ok(found)

@@ -298,6 +298,12 @@ impl Partition {
         }
     }
 
+    /// The producers by the batches up to the log's end; `None` while they are being read from the
+    /// log.
+    pub fn producers(&self) -> Option<&Producers> {
+        self.log.producers()
+    }
+
     /// The last offsets of the batches by which producers are known, ascending; `None` while they
     /// are being read from the log.
     pub fn remembered_batches(&self) -> Option<Vec<Offset>> {

@@ -145,3 +145,81 @@ fn the_producer_that_was_silent_longest_makes_room() {
     assert!(producers.check(&header(0, 0, 5, 1, 0)).is_err(), "known");
     assert_eq!(producers.check(&header(1, 0, 5, 1, 0)), Ok(Sequence::New));
 }
+
+#[test]
+fn the_bytes_of_saved_producers_never_change() {
+    let mut producers = after(1);
+    producers.observe(&header(7, 3, 2, 4, 10));
+    let hex: String = producers
+        .encode()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let expected = [
+        "01",
+        "00000002",
+        "0000000000000001",
+        "0000",
+        "00",
+        "01",
+        "0000000000000000",
+        "0000000000000000",
+        "0000000000000000",
+        "0000000000000000",
+        "0000000000000007",
+        "0003",
+        "00",
+        "01",
+        "0000000200000005",
+        "000000000000000a",
+        "000000000000000d",
+        "0000000000000000",
+    ];
+    assert_eq!(hex, expected.concat());
+}
+
+#[test]
+fn bytes_that_are_no_producers_are_refused() {
+    let mut producers = after(9);
+    producers.observe(&header(7, 3, 2, 4, 10));
+    let bytes = producers.encode();
+    assert!(Producers::decode(&bytes).is_some());
+    for length in 0..bytes.len() {
+        assert!(Producers::decode(&bytes[..length]).is_none(), "{length}");
+    }
+    let longer = [&bytes[..], &[0]].concat();
+    assert!(Producers::decode(&longer).is_none());
+    let newer = [&[2], &bytes[1..]].concat();
+    assert!(Producers::decode(&newer).is_none());
+}
+
+/// Whatever was sent, and wherever it was saved: what was saved, and the batches since, come to the
+/// same as all of them.
+mod saved_in_between {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn is_gone_on_from(
+            sent in prop::collection::vec((0..4_i64, 0..3_i16, 1..4_i32), 0..60),
+            at in 0..60_usize,
+        ) {
+            let mut base = 0;
+            let mut all = Producers::new();
+            let mut after = Producers::new();
+            for (number, (id, epoch, count)) in sent.iter().enumerate() {
+                if number == at {
+                    after = Producers::decode(&after.encode()).unwrap();
+                    prop_assert_eq!(&after, &all);
+                }
+                let header = header(*id, *epoch, base as i32, *count, base);
+                all.observe(&header);
+                after.observe(&header);
+                base += i64::from(*count);
+            }
+            prop_assert_eq!(&Producers::decode(&after.encode()).unwrap(), &all);
+        }
+    }
+}

@@ -2,7 +2,7 @@ use openraft::entry::RaftEntry as _;
 use openraft::storage::RaftLogStorageExt as _;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::RaftLeaderId as _;
-use ottla_log::{RealDisk, SimDisk};
+use ottla_log::{Preparing, RealDisk, SimDisk};
 
 use super::*;
 use crate::feed::Feed;
@@ -38,6 +38,7 @@ fn small_files() -> WalConfig {
     WalConfig {
         file_bytes: 64 * 1024,
         spare_files: 1,
+        preparing: Preparing::AfterSync,
         id_if_new: 7,
     }
 }

@@ -7,6 +7,7 @@ use ottla_model::batch::{Record, decode_records, validate_stored_batch};
 use ottla_model::{ProducerEpoch, ProducerId};
 
 use super::*;
+use crate::SavedProducers;
 use crate::compaction::Compacted;
 
 mod crashes;
@@ -653,4 +654,41 @@ fn the_first_batch_of_each_leader_epoch_stays_if_only_as_a_header() {
         copy.append_replicated(ticket, batch).unwrap();
     }
     assert_eq!(copy.epochs(), epochs);
+}
+
+/// The batches between may be gone after it, by which a producer was known that sent more since.
+#[test]
+fn what_was_saved_of_the_producers_before_a_compacted_batch_is_not_gone_on_from() {
+    let disk = SimDisk::new();
+    let store = try_open(&disk, quick()).unwrap();
+    let log = store.get_or_create(id(1), compacted_settings()).unwrap();
+    for number in 0..60_u64 {
+        put(&log, number, &[("key", Some("value"))]);
+        if number == 9 {
+            wait_until_on_disk(&log);
+            assert!(log.save_producers(log.moment(), b"early").unwrap());
+        }
+    }
+    wait_until_on_disk(&log);
+    assert!(log.save_producers(log.moment(), b"late").unwrap());
+    settle(&store, &log);
+    let early = SavedProducers {
+        upto: Offset(10),
+        state: Bytes::from_static(b"early"),
+    };
+    assert!(log.holds_saved_producers(&early));
+    compact(&store, &log, 2_000, &[]);
+    wait_until_on_disk(&log);
+    let deadline = Instant::now() + PATIENCE;
+    while log.holds_saved_producers(&early) {
+        assert!(Instant::now() < deadline, "it outlives the compaction");
+        std::thread::yield_now();
+    }
+    let saved = log.saved_producers().unwrap();
+    assert_eq!((saved.upto, &saved.state[..]), (Offset(60), &b"late"[..]));
+    drop(store);
+    let store = try_open(&disk, quick()).unwrap();
+    let log = store.get(id(1)).unwrap();
+    assert!(!log.holds_saved_producers(&early));
+    assert_eq!(log.saved_producers(), Some(saved));
 }

@@ -108,6 +108,14 @@ impl Witness {
                 "{context}: {offset} came back"
             );
         }
+        // What is kept of the producers is gone on from with all that was ever written behind it.
+        let upto = log.saved_producers().map_or(end, |saved| saved.upto.0);
+        for (offset, _) in self.appended.range(upto.max(start)..end) {
+            assert!(
+                found.iter().any(|(found, ..)| found == offset),
+                "{context}: {offset} was compacted, but producers are kept up to {upto}"
+            );
+        }
         for (key, offset) in newest.into_iter().filter(|(_, offset)| *offset >= start) {
             let is_tombstone = self.appended[&offset].1.is_none();
             let is_there = found.iter().any(|(found, ..)| *found == offset);
@@ -137,6 +145,10 @@ fn live(store: &TestStore, witness: &mut Witness, rounds: u64) -> Result<(), Log
         for n in 0..12 {
             let records = [record(first + 2 * n), record(first + 2 * n + 1)];
             witness.append(&log, &records)?;
+            if n == 0 || (n == 10 && round % 3 == 0) {
+                // Without power there is nothing to keep.
+                drop(log.save_producers(log.moment(), b"producers"));
+            }
         }
         if !store.told.wait_for(id(1), witness.ticket) {
             return Err(LogError::Closed);
