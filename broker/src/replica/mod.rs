@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_broker_core::partition::{
-    Acks, Assignment, Effect, FetchBounds, Input, Partition, Produce, ReplyId, Trim,
+    Acks, Assignment, Effect, FetchBounds, FollowerState, Input, Partition, Produce, ReplyId, Trim,
 };
 use ottla_log::{PartitionLog, ReadError};
 use ottla_model::batch::BatchHeader;
@@ -105,17 +105,23 @@ impl Replica {
     /// Hands an input to the core and carries out what it decides.
     pub fn step(&self, input: Input) {
         let now = self.context.clock.now();
-        self.step_with(|_, _| input, now);
+        self.step_with(|_, _| Some(input), now);
     }
 
-    /// False if the replica is broken: nothing happened.
-    fn step_with(&self, input: impl FnOnce(&mut Inner, Instant) -> Input, now: Instant) -> bool {
+    /// False if the replica is broken or there is no input after all: nothing happened.
+    fn step_with(
+        &self,
+        input: impl FnOnce(&mut Inner, Instant) -> Option<Input>,
+        now: Instant,
+    ) -> bool {
         let mut effects = Vec::new();
         let mut inner = self.inner.lock();
         if inner.broken {
             return false;
         }
-        let input = input(&mut inner, now);
+        let Some(input) = input(&mut inner, now) else {
+            return false;
+        };
         inner.core.step(now, input, &mut effects);
         self.run_ordered(&mut inner, &mut effects);
         let links = self.links_to_wake(&inner, &effects);
@@ -147,7 +153,7 @@ impl Replica {
                 let reply = ReplyId(inner.next_reply);
                 inner.next_reply += 1;
                 inner.replies.insert(reply, (Arc::clone(pending), index));
-                Input::Produce(Produce {
+                Some(Input::Produce(Produce {
                     reply,
                     acks: input.acks,
                     deadline: input.deadline,
@@ -155,7 +161,7 @@ impl Replica {
                     expected_leader_epoch: input.expected_leader_epoch,
                     header: input.header,
                     batch: input.batch,
-                })
+                }))
             },
             now,
         );
@@ -180,12 +186,12 @@ impl Replica {
                 let reply = ReplyId(inner.next_reply);
                 inner.next_reply += 1;
                 inner.trims.insert(reply, sender);
-                Input::Trim(Trim {
+                Some(Input::Trim(Trim {
                     reply,
                     to,
                     expected_leader_epoch,
                     deadline: now + patience,
-                })
+                }))
             },
             now,
         );
@@ -199,20 +205,29 @@ impl Replica {
         self.wake_waiters();
     }
 
-    /// A follower's stream states where it stands.
-    pub fn follower_state(
-        &self,
-        link: &Arc<FollowerLink>,
-        state: ottla_broker_core::partition::FollowerState,
-    ) {
+    /// A follower's stream states where it stands. The newest stream that does is the follower's;
+    /// an older one is refused, for as long as there is a newer.
+    pub fn follower_state(&self, link: &Arc<FollowerLink>, state: FollowerState) {
         let now = self.context.clock.now();
+        let (follower, leader_epoch) = (state.follower, state.leader_epoch);
+        let mut displaced = None;
         self.step_with(
             |inner, _| {
-                inner.followers.insert(state.follower, Arc::clone(link));
-                Input::FollowerState(state)
+                let known = inner.followers.get(&follower);
+                if known.is_some_and(|known| known.is_newer_than(link)) {
+                    displaced = Some(Arc::clone(link));
+                    return None;
+                }
+                let before = inner.followers.insert(follower, Arc::clone(link));
+                displaced = before.filter(|before| link.is_newer_than(before));
+                Some(Input::FollowerState(state))
             },
             now,
         );
+        // Should there be somebody at the other end still, they ask again.
+        if let Some(other) = displaced {
+            other.refused(self.id, leader_epoch, ErrorCode::StaleBrokerEpoch);
+        }
     }
 
     /// A follower's stream ended. Nothing happens if the follower has opened another since.

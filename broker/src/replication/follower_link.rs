@@ -19,9 +19,22 @@ use crate::replica::{FollowerRead, Replica};
 /// The bytes that a partition's header in a message may take.
 const ITEM_OVERHEAD: usize = 128;
 
+/// A stream's place among all that this broker was ever asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamNumber(u64);
+
+impl StreamNumber {
+    /// The number of a stream that begins now.
+    pub fn next() -> StreamNumber {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        StreamNumber(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// One follower's stream, as its leader sees it.
 pub struct FollowerLink {
     follower: NodeId,
+    number: StreamNumber,
     state: Mutex<State>,
     wake: Notify,
     sent_bytes: AtomicU64,
@@ -37,7 +50,7 @@ struct State {
     notices: Vec<v1::ReplicaData>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Cursor {
     epoch: LeaderEpoch,
     next: Offset,
@@ -46,9 +59,10 @@ struct Cursor {
 }
 
 impl FollowerLink {
-    pub fn new(follower: NodeId) -> FollowerLink {
+    pub fn new(follower: NodeId, number: StreamNumber) -> FollowerLink {
         FollowerLink {
             follower,
+            number,
             state: Mutex::new(State::default()),
             wake: Notify::new(),
             sent_bytes: AtomicU64::new(0),
@@ -58,6 +72,12 @@ impl FollowerLink {
 
     pub fn follower(&self) -> NodeId {
         self.follower
+    }
+
+    /// Whether the follower opened this stream after the other one. What lingers of a stream that
+    /// it gave up may still arrive once the next one has begun.
+    pub fn is_newer_than(&self, other: &FollowerLink) -> bool {
+        self.number > other.number
     }
 
     /// The logs match up to `from`: push from there.
@@ -193,21 +213,28 @@ impl FollowerLink {
             };
             // A first batch larger than the window still goes, alone; otherwise it never would.
             let max_bytes = room.min(self.window());
-            let Some(read) = read(&replica, cursor, max_bytes).await else {
-                self.stop(id);
-                continue;
-            };
-            let FollowerRead::Data {
-                batches,
-                from,
-                next,
-                high_watermark,
-                log_start,
-            } = read
-            else {
-                self.stop(id);
-                continue;
-            };
+            let (batches, from, next, high_watermark, log_start) =
+                match read(&replica, cursor, max_bytes).await {
+                    Ok(FollowerRead::Data {
+                        batches,
+                        from,
+                        next,
+                        high_watermark,
+                        log_start,
+                    }) => (batches, from, next, high_watermark, log_start),
+                    // The follower hears of the new leader epoch and states itself in it.
+                    Ok(FollowerRead::Stale | FollowerRead::OnDisk) => {
+                        self.drop_cursor(id, &cursor);
+                        continue;
+                    }
+                    // Not a word would leave it waiting for ever.
+                    Err(error) => {
+                        if self.drop_cursor(id, &cursor) {
+                            self.refused(id, cursor.epoch, error);
+                        }
+                        continue;
+                    }
+                };
             let bytes = joined(batches);
             let has_more = max_bytes == 0 || !bytes.is_empty();
             let is_news = !bytes.is_empty()
@@ -232,6 +259,16 @@ impl FollowerLink {
         }
     }
 
+    /// Stops pushing from a cursor, unless it was set anew since it was read.
+    fn drop_cursor(&self, id: TopicIdPartition, read: &Cursor) -> bool {
+        let mut state = self.state.lock();
+        let is_same = state.cursors.get(&id) == Some(read);
+        if is_same {
+            state.cursors.remove(&id);
+        }
+        is_same
+    }
+
     /// Moves the cursor on, unless it was set anew since it was read.
     fn advance(
         &self,
@@ -246,10 +283,7 @@ impl FollowerLink {
         let Some(cursor) = state.cursors.get_mut(&id) else {
             return false;
         };
-        if cursor.epoch != read.epoch
-            || cursor.next != read.next
-            || cursor.sent_high_watermark != read.sent_high_watermark
-        {
+        if cursor != read {
             return false;
         }
         cursor.next = next;
@@ -271,23 +305,26 @@ fn item(id: TopicIdPartition, leader_epoch: LeaderEpoch) -> v1::ReplicaData {
     }
 }
 
-/// Reads from memory, or else from disk on a thread that may block. `None` if the log could not
-/// be read: the follower then keeps what it has.
-async fn read(replica: &Arc<Replica>, cursor: Cursor, max_bytes: usize) -> Option<FollowerRead> {
+/// Reads from memory, or else from disk on a thread that may block.
+async fn read(
+    replica: &Arc<Replica>,
+    cursor: Cursor,
+    max_bytes: usize,
+) -> Result<FollowerRead, ErrorCode> {
     let read = replica.read_for_follower(cursor.epoch, cursor.next, max_bytes, false);
     let read = match read {
         Ok(FollowerRead::OnDisk) => {
             let replica = Arc::clone(replica);
-            tokio::task::spawn_blocking(move || {
+            let blocking = tokio::task::spawn_blocking(move || {
                 replica.read_for_follower(cursor.epoch, cursor.next, max_bytes, true)
-            })
-            .await
-            .ok()?
+            });
+            // Only a broker that stops cancels it.
+            blocking.await.map_err(|_| ErrorCode::NotLeaderOrFollower)?
         }
         other => other,
     };
-    read.inspect_err(|error| {
+    read.map_err(|error| {
         tracing::warn!(partition = %replica.id, from = %cursor.next, %error, "cannot read for a follower");
+        ErrorCode::StorageError
     })
-    .ok()
 }

@@ -232,6 +232,7 @@ impl LeaderLink {
         self.for_each_replica(context, || Input::LeaderConnected {
             leader: self.leader,
         });
+        let mut standing = context.registration.standing();
         while !self.is_stopped() {
             // A registration anew means a new broker epoch, which the stream must carry.
             if context.broker_epoch() != Some(epoch) {
@@ -240,6 +241,7 @@ impl LeaderLink {
             let message = tokio::select! {
                 message = incoming.message() => message?,
                 () = self.poke.notified() => continue,
+                Ok(()) = standing.changed() => continue,
             };
             let Some(message) = message else {
                 return Ok(());

@@ -6,6 +6,6 @@ mod follower_link;
 mod leader_link;
 mod leader_links;
 
-pub use follower_link::FollowerLink;
+pub use follower_link::{FollowerLink, StreamNumber};
 pub use leader_link::Durable;
 pub use leader_links::{LeaderLinkContext, LeaderLinks};

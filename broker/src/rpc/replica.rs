@@ -23,7 +23,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::{Broker, BrokerCell};
-use crate::replication::FollowerLink;
+use crate::replication::{FollowerLink, StreamNumber};
 
 /// Messages made ahead of the connection.
 const MESSAGES_AHEAD: usize = 4;
@@ -58,6 +58,7 @@ impl ReplicaService for ReplicaRpc {
         request: Request<Streaming<v1::ReplicateRequest>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let broker = self.cell.get()?.clone();
+        let number = StreamNumber::next();
         let mut requests = request.into_inner();
         let first = timeout(HELLO_TIMEOUT, requests.message()).await;
         let first = first.map_err(|_| {
@@ -66,7 +67,7 @@ impl ReplicaService for ReplicaRpc {
         let mut first = first.unwrap_or_default();
         let greeted = greet(&broker, first.hello.take());
         let (follower, epoch) = greeted.map_err(|error| to_status(&error))?;
-        let link = Arc::new(FollowerLink::new(follower));
+        let link = Arc::new(FollowerLink::new(follower, number));
         let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
         tokio::spawn(push(Arc::clone(&broker), Arc::clone(&link), sender.clone()));
         // What else the first message says counts like what comes after it.

@@ -11,6 +11,7 @@ use ottla_proto::v1::log_service_client::LogServiceClient;
 use ottla_proto::v1::replica_service_client::ReplicaServiceClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::node::{Node, PATIENCE};
@@ -131,6 +132,7 @@ async fn a_false_follower_does_not_push_the_real_one_aside() {
     let hello = hello(follower.broker_epoch);
     assert_first_message_counts(&mut replica, &hello, &state(epoch - 1)).await;
     assert_second_hello_is_refused(&mut replica, &hello).await;
+    assert_newest_stream_counts(&mut replica, &hello, &state(epoch)).await;
     assert_replicated(&channel, b"after all of them").await;
     for node in &mut nodes {
         node.assert_unharmed();
@@ -180,4 +182,46 @@ async fn assert_second_hello_is_refused(
     sender.send(hello.clone()).await.expect("room");
     let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
     assert_refused(answer.expect("an end"), ErrorCode::InvalidRequest);
+}
+
+/// What lingers of a stream that its follower gave up does not take the place of the next one; and
+/// whoever was pushed aside hears so, asks again, and follows once the newer stream is gone.
+async fn assert_newest_stream_counts(
+    replica: &mut ReplicaServiceClient<Channel>,
+    hello: &v1::ReplicateRequest,
+    state: &v1::ReplicateRequest,
+) {
+    let (older, requests) = with_first(hello.clone()).await;
+    let stream = replica.replicate(requests).await;
+    let mut of_older = stream.expect("a stream").into_inner();
+    let (newer, requests) = with_first(hello.clone()).await;
+    let stream = replica.replicate(requests).await;
+    let mut of_newer = stream.expect("a stream").into_inner();
+
+    newer.send(state.clone()).await.expect("room");
+    assert_pushed(&mut of_newer, 0).await;
+    older.send(state.clone()).await.expect("room");
+    let stale = ErrorCode::StaleBrokerEpoch.number();
+    assert_pushed(&mut of_older, stale).await;
+    newer.send(state.clone()).await.expect("room");
+    assert_pushed(&mut of_newer, 0).await;
+    drop((newer, of_newer));
+    let heard = async {
+        loop {
+            older.send(state.clone()).await.expect("room");
+            let answer = of_older.message().await.expect("an answer").expect("one");
+            if answer.partitions.iter().all(|data| data.error_code == 0) {
+                return;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(PROMPTLY, heard).await;
+    heard.expect("the older stream follows again");
+}
+
+/// The next message of a leader bears this error, or none.
+async fn assert_pushed(answers: &mut Streaming<v1::ReplicateResponse>, code: i16) {
+    let answer = tokio::time::timeout(PROMPTLY, answers.message()).await;
+    let answer = answer.expect("in time").expect("an answer").expect("one");
+    assert_eq!(answer.partitions[0].error_code, i32::from(code));
 }
