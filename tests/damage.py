@@ -110,6 +110,9 @@ KINDS = [".log", ".index", ".timeindex", "checkpoint", ".wal", "journal/id", "me
 def at_rest(cluster, random_of):
     """A broker is killed, one of its files is damaged, and it starts again."""
     total = RECORDS
+    # Damage to a sealed segment may go unread for a while. A second copy of the same partition
+    # damaged meanwhile could leave no whole one, once a third broker loses its store.
+    damaged_partitions = set()
     for node in cluster.with_role("broker"):
         # A clean stop writes a checkpoint and every index.
         cluster.stop_node(node["id"])
@@ -123,7 +126,10 @@ def at_rest(cluster, random_of):
                 fail(f"no broker has a file like {kind}")
             node = random_of.choice(nodes)
             cluster.kill(node["id"])
-            path = random_of.choice(files_of(node, kind))
+            path = random_of.choice([p for p in files_of(node, kind)
+                                     if p.parent.name not in damaged_partitions])
+            if kind == ".log":
+                damaged_partitions.add(path.parent.name)
             what = damage(path, random_of)
             print(f"at rest: node {node['id']}, {path.relative_to(node['data_dir'])}: {what}",
                   flush=True)
