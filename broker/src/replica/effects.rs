@@ -2,12 +2,13 @@
 //! before the core is released, so that their order is the core's; everything else follows after.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use ottla_broker_core::partition::{Effect, Input, ProduceAck, ProduceError, Stamp};
 use ottla_log::LogError;
-use ottla_model::LeaderEpoch;
 use ottla_model::batch::stamp;
+use ottla_model::{ErrorCode, LeaderEpoch};
 
 use super::{Inner, Replica, load_producers};
 use crate::isr::IsrChange;
@@ -46,6 +47,10 @@ impl Replica {
                 Effect::SkipTo { offset } => self.log.skip_to(*offset),
                 Effect::ReloadProducers => {
                     reload = true;
+                    Ok(())
+                }
+                Effect::SendState { .. } | Effect::SendAck { .. } => {
+                    self.tell_leader(effect);
                     Ok(())
                 }
                 _ => Ok(()),
@@ -151,8 +156,16 @@ impl Replica {
                     epoch,
                     end_offset,
                 } => {
-                    if let Some(link) = link_of(follower) {
+                    let Some(link) = link_of(follower) else {
+                        continue;
+                    };
+                    if self.writable.load(Ordering::Acquire) {
                         link.diverged(self.id, leader_epoch, epoch, end_offset);
+                    } else {
+                        // This log may have lost what others still hold; whether this run leads
+                        // is for the controllers to say.
+                        let error = ErrorCode::NotLeaderOrFollower;
+                        link.refused(self.id, leader_epoch, error);
                     }
                 }
                 Effect::RefuseFollower { follower, error } => {
@@ -174,8 +187,9 @@ impl Replica {
                         },
                     );
                 }
-                Effect::SendState { .. } | Effect::SendAck { .. } => self.tell_leader(effect),
                 Effect::Append { stamp: None, .. }
+                | Effect::SendState { .. }
+                | Effect::SendAck { .. }
                 | Effect::Truncate { .. }
                 | Effect::RestartAt { .. }
                 | Effect::AdvanceLogStart { .. }
@@ -187,10 +201,11 @@ impl Replica {
         }
     }
 
-    /// The effects that a follower's leader hears of.
-    fn tell_leader(&self, effect: Effect) {
+    /// The effects that a follower's leader hears of. A statement takes back what was acknowledged
+    /// before it, and only that.
+    fn tell_leader(&self, effect: &Effect) {
         let links = &self.context.leader_links;
-        match effect {
+        match *effect {
             Effect::SendState { leader, state } => links.send_state(leader, self.id, state),
             Effect::SendAck {
                 leader,

@@ -232,18 +232,19 @@ impl Replica {
 
     /// A follower's stream ended. Nothing happens if the follower has opened another since.
     pub fn follower_gone(&self, link: &Arc<FollowerLink>) {
-        let mut inner = self.inner.lock();
+        let now = self.context.clock.now();
         let follower = link.follower();
-        let is_current = inner
-            .followers
-            .get(&follower)
-            .is_some_and(|current| Arc::ptr_eq(current, link));
-        if !is_current {
-            return;
-        }
-        inner.followers.remove(&follower);
-        drop(inner);
-        self.step(Input::FollowerGone { follower });
+        self.step_with(
+            |inner, _| {
+                let current = inner.followers.get(&follower)?;
+                if !Arc::ptr_eq(current, link) {
+                    return None;
+                }
+                inner.followers.remove(&follower);
+                Some(Input::FollowerGone { follower })
+            },
+            now,
+        );
     }
 
     /// The partition is leaving this broker: whoever waits on it is told.

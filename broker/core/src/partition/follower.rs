@@ -23,8 +23,11 @@ enum Phase {
     /// The leader was told where the log stands; what it pushes is taken.
     Stated,
     /// A push did not continue the log, and the leader was told where it stands again. Pushes
-    /// that were under way already are passed over until one continues the log.
-    Realigning,
+    /// that were under way already are passed over until one continues the log; should none, the
+    /// leader is told once more.
+    Realigning {
+        again_at: Instant,
+    },
     RetryAt(Instant),
 }
 
@@ -41,19 +44,23 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::RetryAt(at) => Some(at),
+            Phase::RetryAt(at) | Phase::Realigning { again_at: at } => Some(at),
             _ => None,
         }
     }
 
     fn is_listening(&self) -> bool {
-        matches!(self.phase, Phase::Stated | Phase::Realigning)
+        matches!(self.phase, Phase::Stated | Phase::Realigning { .. })
     }
 
     fn retry_later(&mut self, now: Instant) {
+        self.phase = Phase::RetryAt(now + self.next_backoff());
+    }
+
+    fn next_backoff(&mut self) -> Duration {
         let backoff = STATE_RETRY_BACKOFF_MIN * 2_u32.pow(self.refusals.min(10));
         self.refusals += 1;
-        self.phase = Phase::RetryAt(now + backoff.min(STATE_RETRY_BACKOFF_MAX));
+        backoff.min(STATE_RETRY_BACKOFF_MAX)
     }
 }
 
@@ -158,11 +165,16 @@ impl Partition {
         }
     }
 
-    pub(super) fn on_leader_data(&mut self, data: &LeaderData, effects: &mut Vec<Effect>) {
+    pub(super) fn on_leader_data(
+        &mut self,
+        now: Instant,
+        data: &LeaderData,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(following) = self.listening_in(data.leader_epoch) else {
             return;
         };
-        let realigning = following.phase == Phase::Realigning;
+        let realigning = matches!(following.phase, Phase::Realigning { .. });
         following.leader_log_start = following.leader_log_start.max(data.log_start);
         let mut fit = self.fit(data);
         if let Fit::RestartAt(offset) = fit {
@@ -182,12 +194,16 @@ impl Partition {
         match fit {
             Fit::Unfit | Fit::RestartAt(_) => {
                 if !realigning {
-                    self.state_position(Phase::Realigning, effects);
+                    self.realign(now, effects);
                 }
                 return;
             }
+            Fit::Nothing if data.from == self.log.end() => self.fits(),
             Fit::Nothing => {}
-            Fit::Skips => self.log.skip_to(data.to, effects),
+            Fit::Skips => {
+                self.log.skip_to(data.to, effects);
+                self.fits();
+            }
             Fit::Continues {
                 from,
                 skipped_bytes,
@@ -198,14 +214,27 @@ impl Partition {
                     batches: data.batches.slice(skipped_bytes..),
                     stamp: None,
                 });
-                if let Some(following) = self.listening_in(data.leader_epoch) {
-                    following.phase = Phase::Stated;
-                    following.refusals = 0;
-                }
+                self.fits();
             }
         }
         self.follow_log_start(effects);
         self.raise_high_watermark(data.high_watermark, effects);
+    }
+
+    /// A push continued the log.
+    fn fits(&mut self) {
+        if let State::Following(following) = &mut self.state {
+            following.phase = Phase::Stated;
+            following.refusals = 0;
+        }
+    }
+
+    /// Tells the leader where the log stands, because its pushes do not continue it.
+    fn realign(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let State::Following(following) = &mut self.state {
+            let again_at = now + following.next_backoff();
+            self.state_position(Phase::Realigning { again_at }, effects);
+        }
     }
 
     /// Compares a push with the log. The shell has validated the batches, not what they mean here.
@@ -304,11 +333,13 @@ impl Partition {
     }
 
     pub(super) fn follower_tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if let State::Following(following) = &self.state
-            && let Phase::RetryAt(at) = following.phase
-            && now >= at
-        {
-            self.state_position(Phase::Stated, effects);
+        let State::Following(following) = &self.state else {
+            return;
+        };
+        match following.phase {
+            Phase::RetryAt(at) if now >= at => self.state_position(Phase::Stated, effects),
+            Phase::Realigning { again_at } if now >= again_at => self.realign(now, effects),
+            _ => {}
         }
     }
 }

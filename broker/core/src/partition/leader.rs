@@ -84,6 +84,8 @@ impl Partition {
         let State::Leading(mut leading) = std::mem::replace(&mut self.state, State::Idle) else {
             return;
         };
+        // Without a record of this leadership there is nothing that a follower could state of it.
+        self.log.forget_empty_epochs();
         for condition in [WaitFor::HighWatermark, WaitFor::LocalDisk] {
             while let Some(reply) = leading.parked.pop_any(condition) {
                 let result = Err(self.produce_error(ProduceFault::LeadershipLost));

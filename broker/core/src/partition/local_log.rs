@@ -182,6 +182,11 @@ impl LocalLog {
         };
     }
 
+    /// Forgets the epochs that began at the log's end.
+    pub(super) fn forget_empty_epochs(&mut self) {
+        self.epochs.truncate_end(self.end);
+    }
+
     /// Drops everything and goes on at `offset`.
     pub(super) fn restart_at(&mut self, offset: Offset, effects: &mut Vec<Effect>) {
         self.start = offset;

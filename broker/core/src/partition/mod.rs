@@ -126,7 +126,7 @@ impl Partition {
             Input::FollowerGone { follower } => self.on_follower_gone(now, follower, effects),
             Input::LeaderConnected { leader } => self.on_leader_connected(leader, effects),
             Input::LeaderDisconnected { leader } => self.on_leader_disconnected(leader),
-            Input::LeaderData(data) => self.on_leader_data(&data, effects),
+            Input::LeaderData(data) => self.on_leader_data(now, &data, effects),
             Input::LeaderDiverged {
                 leader_epoch,
                 epoch,

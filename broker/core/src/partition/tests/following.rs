@@ -100,6 +100,46 @@ fn a_gap_makes_a_follower_state_itself_once() {
     assert_eq!(follower.core.log_end(), Offset(12));
 }
 
+/// What continues the log may never come, and nobody else would notice.
+#[test]
+fn a_follower_whose_leader_goes_on_elsewhere_states_itself_again_and_again() {
+    let mut follower = Replica::follower(&[(1, 0)], 10);
+    let elsewhere = || push(5, &[(12, 5, 3)], 0);
+    assert_eq!(follower.data(elsewhere()), vec![states(10, 1)]);
+    for _ in 0..3 {
+        assert_eq!(follower.data(elsewhere()), vec![]);
+        let due = follower.core.next_deadline().expect("a time to ask again");
+        assert_eq!(
+            follower.tick_after(due.since(follower.now)),
+            vec![states(10, 1)]
+        );
+    }
+    // It hears that the leader goes on from here.
+    let here = LeaderData {
+        from: Offset(10),
+        to: Offset(10),
+        ..push(5, &[], 0)
+    };
+    assert_eq!(follower.data(here), vec![]);
+    assert_eq!(follower.core.next_deadline(), None);
+}
+
+/// It led without a record, perhaps because it lost what it wrote. To state that epoch would be to
+/// claim records of it, and what the leader has before them would seem to go back.
+#[test]
+fn an_epoch_led_without_a_record_is_not_stated() {
+    let mut replica = Replica::with_log(&[(1, 0), (3, 8)], 10);
+    let leads = Input::Assignment(assignment(1, 4, 4, &[1, 2, 3]));
+    replica.step(leads);
+    assert_eq!(replica.core.role(), Role::Leader);
+    let leader = NodeId(2);
+    replica.step(Input::LeaderConnected { leader });
+    let follows = Input::Assignment(assignment(2, 5, 5, &[1, 2, 3]));
+    assert_eq!(replica.step(follows), vec![states(10, 3)]);
+    let data = push(5, &[(10, 3, 2)], 0);
+    assert_eq!(replica.data(data.clone()), vec![takes(1, data.batches)]);
+}
+
 #[test]
 fn data_of_another_leader_epoch_is_ignored() {
     let mut follower = Replica::follower(&[(1, 0)], 10);
@@ -157,17 +197,6 @@ fn a_cut_below_the_log_start_restarts_the_log() {
     let effects = follower.step(told(2, 8));
     assert_eq!(effects[0], Effect::RestartAt { offset: Offset(8) });
     assert_eq!(follower.core.high_watermark(), Offset(8));
-}
-
-#[test]
-fn an_empty_epoch_of_an_earlier_leadership_is_forgotten_without_a_cut() {
-    let mut replica = Replica::with_log(&[(1, 0)], 10);
-    replica.step(Input::Assignment(assignment(1, 4, 4, &[1, 2])));
-    let leader = NodeId(2);
-    replica.step(Input::LeaderConnected { leader });
-    let effects = replica.step(Input::Assignment(assignment(2, 5, 5, &[1, 2])));
-    assert_eq!(effects, vec![states(10, 4)]);
-    assert_eq!(replica.step(told(1, 10)), vec![states(10, 1)]);
 }
 
 #[test]
