@@ -118,3 +118,25 @@ fn what_cannot_be_meant_fails_instead_of_doing_nothing() {
     }
     cluster.ok("consume t --offset 3 --until-end", "");
 }
+
+#[test]
+fn a_described_topic_says_where_its_partitions_begin_and_end() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --config retention.ms=7d", "");
+    cluster.ok("produce t", "a\nb\nc\n");
+    cluster.ok("topic trim t --before-offset 1", "");
+    let json = cluster.ok("topic describe t -o json", "").out;
+    for part in ["\"start_offset\": 1", "\"end_offset\": 3", "\"604800000\""] {
+        assert!(json.contains(part), "no {part} in {json}");
+    }
+    let table = cluster.ok("topic describe t", "").out;
+    assert!(table.contains("START  END"), "{table}");
+    let refused = cluster.run("topic alter t --config retension.ms=5", "");
+    assert!(
+        refused.err.contains("did you mean retention.ms?"),
+        "{}",
+        refused.err
+    );
+    let refused = cluster.run("topic create u --config retention.ms=7w", "");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+}
