@@ -77,8 +77,8 @@ impl ConfigError {
     }
 }
 
-/// What the reader of TOML says, without the names of this program's types, and with what a key that
-/// is none was perhaps meant to be.
+/// What the reader of TOML says, without the names of this program's types, and with what a key
+/// that is none was perhaps meant to be.
 fn in_words(message: &str) -> String {
     const NUMBERS: [&str; 6] = ["i32", "i64", "u16", "u32", "u64", "usize"];
     if let Some((what, expected)) = message.rsplit_once(", expected ")
