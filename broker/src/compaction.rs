@@ -80,8 +80,11 @@ impl CompactionThread {
                     tracing::warn!(partition = %id, batches = done.unreadable_batches,
                         "some batches cannot be unpacked; compaction keeps them as they are");
                 }
-                tracing::info!(partition = %id, segments = done.replaced, by = done.by,
-                    bytes_before = done.bytes_before, bytes_after = done.bytes_after, "compacted");
+                if done.replaced > 0 {
+                    tracing::info!(partition = %id, segments = done.replaced, by = done.by,
+                        bytes_before = done.bytes_before, bytes_after = done.bytes_after,
+                        "compacted");
+                }
             }
             // It changed under the pass, or waits for a checkpoint: another time.
             Ok(_) => {

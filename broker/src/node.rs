@@ -424,6 +424,9 @@ impl Starter {
             Arc::new(move |error| {
                 if is_final(error) {
                     fatal(format!("the cluster refuses this broker: {error}"));
+                } else if error.code == ErrorCode::NodeStarting {
+                    // Every broker of a new cluster comes by here.
+                    tracing::info!(%error, "the registration waits for the cluster");
                 } else if error.code != ErrorCode::NotController {
                     tracing::warn!(%error, "the registration was refused; trying again");
                 }

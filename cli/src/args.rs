@@ -1,5 +1,7 @@
 //! The command line: what can be typed, and the options that commands share.
 
+use std::error::Error as _;
+use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -117,6 +119,38 @@ pub fn key_value(text: &str) -> Result<KeyValue, String> {
     }
 }
 
+/// Parses `name=value` for a topic's setting. One that counts milliseconds (`….ms`) may also be
+/// given as a duration with a unit; a bare number is milliseconds, as everywhere in Kafka.
+pub fn topic_setting(text: &str) -> Result<KeyValue, String> {
+    let pair = key_value(text)?;
+    if !pair.key.ends_with(".ms") || pair.value.parse::<i64>().is_ok() {
+        return Ok(pair);
+    }
+    let refused = || {
+        let KeyValue { key, value } = &pair;
+        format!("{key} cannot be '{value}'; give milliseconds, or a duration with a unit, as 7d")
+    };
+    let has_unit = pair
+        .value
+        .ends_with(|last: char| last.is_ascii_alphabetic());
+    let parsed = Some(&pair.value).filter(|_| has_unit);
+    let parsed = parsed.and_then(|value| duration::parse(value).ok());
+    let value = parsed.ok_or_else(refused)?.as_millis().to_string();
+    Ok(KeyValue { value, ..pair })
+}
+
+/// The text of a refused command line in which a number is none, in words for people.
+pub fn number_refused(error: &clap::Error) -> Option<String> {
+    let cause: &ParseIntError = error.source()?.downcast_ref()?;
+    let words = match cause.kind() {
+        IntErrorKind::PosOverflow => "the number is too large",
+        IntErrorKind::NegOverflow => "the number is too small",
+        _ => "it is no whole number",
+    };
+    let text = error.render().to_string();
+    Some(text.replace(&cause.to_string(), words))
+}
+
 /// Parses a count of things of which there is at least one. Zero is refused: on the wire it would
 /// mean the default, which only leaving the option out asks for.
 pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
@@ -188,6 +222,40 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_told_in_words() {
+        for (line, words) in [
+            ("consume t -n x", "it is no whole number"),
+            ("topic trim t --before-offset x", "it is no whole number"),
+            ("dev --nodes x", "it is no whole number"),
+            (
+                "consume t -n 99999999999999999999",
+                "the number is too large",
+            ),
+        ] {
+            let line = ["ottla"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(line).unwrap_err();
+            let text = number_refused(&error).unwrap();
+            assert!(text.contains(words) && !text.contains("digit"), "{text}");
+        }
+        let other = Cli::try_parse_from(["ottla", "none"]).unwrap_err();
+        assert_eq!(number_refused(&other), None);
+    }
+
+    #[test]
+    fn settings_in_milliseconds_take_durations_with_a_unit() {
+        let value = |text: &str| topic_setting(text).map(|pair| pair.value);
+        assert_eq!(value("retention.ms=7d").as_deref(), Ok("604800000"));
+        assert_eq!(value("segment.ms=250ms").as_deref(), Ok("250"));
+        assert_eq!(value("retention.ms=60000").as_deref(), Ok("60000"));
+        assert_eq!(value("retention.ms=-1").as_deref(), Ok("-1"));
+        assert_eq!(value("retention.bytes=7d").as_deref(), Ok("7d"));
+        for text in ["retention.ms=7w", "retention.ms=1.5", "retention.ms="] {
+            let refused = value(text).unwrap_err();
+            assert!(refused.contains("with a unit, as 7d"), "{text}: {refused}");
+        }
     }
 
     #[test]

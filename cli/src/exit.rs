@@ -1,5 +1,6 @@
 //! How a command ends: its exit code, and the one line that says why.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use ottla_client::{ClientError, ConsumeError, ProduceError};
@@ -17,7 +18,7 @@ pub enum Exit {
     /// The command line or the configuration is wrong.
     Usage = 2,
     /// The command did its work, and the condition it checks does not hold: an unhealthy cluster,
-    /// damaged files, a drill that lost records.
+    /// damaged files, a drill that lost records, a bench of which records failed.
     Condition = 3,
     /// What was named does not exist.
     NotFound = 4,
@@ -33,7 +34,7 @@ pub struct CommandError {
     pub exit: Exit,
     pub reason: anyhow::Error,
     /// What to do about it.
-    pub advice: Option<&'static str>,
+    pub advice: Option<Cow<'static, str>>,
     /// The reason was already told, so nothing more is printed.
     pub told: bool,
 }
@@ -54,9 +55,9 @@ impl CommandError {
 
     /// The same, with what to do about it.
     #[must_use]
-    pub fn advised(self, advice: &'static str) -> CommandError {
+    pub fn advised(self, advice: impl Into<Cow<'static, str>>) -> CommandError {
         CommandError {
-            advice: Some(advice),
+            advice: Some(advice.into()),
             ..self
         }
     }
@@ -104,7 +105,7 @@ impl fmt::Display for CommandError {
             said.push_str(&text);
         }
         f.write_str(&said)?;
-        match self.advice {
+        match &self.advice {
             Some(advice) => write!(f, "; {advice}"),
             None => Ok(()),
         }

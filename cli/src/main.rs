@@ -12,6 +12,7 @@ mod exit;
 mod format;
 mod health;
 mod logging;
+mod nearest;
 mod node;
 mod observe;
 mod output;
@@ -27,10 +28,13 @@ use anyhow::Context as _;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::exit::CommandResult;
+use crate::exit::{CommandResult, Exit};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     match prepare_and_run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_stdout_closed() => ExitCode::SUCCESS,
@@ -41,6 +45,16 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit as u8)
         }
     }
+}
+
+/// Prints what clap says, help and versions among it, with a number that is none told in words.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match args::number_refused(error) {
+        Some(text) => output::note(text.trim_end()),
+        // Where nobody reads, there is nobody to tell.
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
 }
 
 fn prepare_and_run(cli: Cli) -> CommandResult {

@@ -85,7 +85,7 @@ async fn ask_brokers(client: &Client, view: &ClusterView) -> Vec<(i32, BrokerSta
 }
 
 /// The quorum as some controller sees it, if one answers.
-async fn quorum(client: &Client) -> Option<DescribeQuorumResponse> {
+pub async fn quorum(client: &Client) -> Option<DescribeQuorumResponse> {
     let admin = client.admin();
     let answer = timeout(BROKER_PATIENCE, admin.describe_quorum()).await;
     answer.ok()?.ok()
@@ -99,7 +99,7 @@ pub fn confirmed_leader(view: &ClusterView, quorum: &DescribeQuorumResponse) -> 
 }
 
 /// Voters that the active controller does not hear. Without an active controller nobody knows.
-fn silent_voters(view: &ClusterView, quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
+pub fn silent_voters(view: &ClusterView, quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
     let Some(leader) = confirmed_leader(view, quorum) else {
         return BTreeSet::new();
     };

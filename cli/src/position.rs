@@ -92,29 +92,54 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Span, String> {
-        let whole = match text.parse() {
-            Ok(from) => return Ok(Span { from, to: None }),
-            Err(error) => error,
-        };
-        // A time may hold colons itself, so each colon is tried as the one between two positions.
-        let mut fault = whole;
-        for (at, _) in text.match_indices(':') {
-            let from = match &text[..at] {
-                "" => Ok(Position::Earliest),
-                from => from.parse(),
-            };
-            let to = match &text[at + 1..] {
-                "" => Ok(None),
-                to => to.parse().map(Some),
-            };
-            match (from, to) {
-                (Ok(from), Ok(to)) => return Ok(Span { from, to }),
-                (Err(error), Ok(_)) | (Ok(_), Err(error)) => fault = error,
-                (Err(_), Err(_)) => {}
-            }
+        let span = parse_span(text)?;
+        match span.to {
+            Some(to) if runs_back(span.from, to) => Err(format!(
+                "'{text}' ends before it begins; write the earlier position first"
+            )),
+            _ => Ok(span),
         }
-        Err(fault)
     }
+}
+
+/// Whether one position lies behind another, whatever the log holds.
+fn runs_back(from: Position, to: Position) -> bool {
+    use Position::{AfterEarliest, BeforeLatest, Earliest, Latest, Offset, Time};
+    match (from, to) {
+        (Offset(from), Offset(to)) => from > to,
+        (AfterEarliest(from), AfterEarliest(to)) => from > to,
+        (BeforeLatest(from), BeforeLatest(to)) => from < to,
+        (Latest, BeforeLatest(before)) => before > 0,
+        (AfterEarliest(after), Earliest) => after > 0,
+        (Latest, Earliest) => true,
+        (Time(from), Time(to)) => from.is_behind(to),
+        _ => false,
+    }
+}
+
+fn parse_span(text: &str) -> Result<Span, String> {
+    let whole = match text.parse() {
+        Ok(from) => return Ok(Span { from, to: None }),
+        Err(error) => error,
+    };
+    // A time may hold colons itself, so each colon is tried as the one between two positions.
+    let mut fault = whole;
+    for (at, _) in text.match_indices(':') {
+        let from = match &text[..at] {
+            "" => Ok(Position::Earliest),
+            from => from.parse(),
+        };
+        let to = match &text[at + 1..] {
+            "" => Ok(None),
+            to => to.parse().map(Some),
+        };
+        match (from, to) {
+            (Ok(from), Ok(to)) => return Ok(Span { from, to }),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => fault = error,
+            (Err(_), Err(_)) => {}
+        }
+    }
+    Err(fault)
 }
 
 #[cfg(test)]
@@ -188,6 +213,28 @@ mod tests {
         );
         assert!("10:20:30".parse::<Span>().is_err());
         assert!("a:b".parse::<Span>().is_err());
+    }
+
+    #[test]
+    fn a_span_that_runs_backwards_is_refused() {
+        for text in [
+            "20:10",
+            "end:start",
+            "+5:+2",
+            "-2:-5",
+            "end:-1",
+            "@-1h:@-2h",
+            "@2026-01-31T12:00:00Z:@2026-01-30",
+        ] {
+            let refused = text.parse::<Span>().unwrap_err();
+            assert!(
+                refused.contains("ends before it begins"),
+                "{text}: {refused}"
+            );
+        }
+        for text in ["10:10", "-5:-2", "end:47", "47:end", "@2026-01-31:@-1h"] {
+            assert!(text.parse::<Span>().is_ok(), "{text}");
+        }
     }
 
     #[test]

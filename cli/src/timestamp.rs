@@ -31,6 +31,15 @@ impl PointInTime {
         }
     }
 
+    /// Whether it lies behind another, whatever the time is.
+    pub fn is_behind(self, other: PointInTime) -> bool {
+        match (self, other) {
+            (PointInTime::At(at), PointInTime::At(other)) => at > other,
+            (PointInTime::Ago(ago), PointInTime::Ago(other)) => ago < other,
+            _ => false,
+        }
+    }
+
     /// Parses a date, a date with a time, milliseconds since the Unix epoch, or how long ago.
     pub fn parse(text: &str) -> Result<PointInTime, String> {
         if let Some(ago) = text.strip_prefix('-') {

@@ -56,6 +56,13 @@ impl ClientConfig {
             ));
         }
         for address in &self.bootstrap {
+            if let Some((scheme, rest)) = address.split_once("://") {
+                let place = rest.trim_end_matches('/');
+                return Err(ClientError::Config(format!(
+                    "the bootstrap address '{address}' is not host:port; write it without \
+                     {scheme}://, as '{place}'"
+                )));
+            }
             let port = address
                 .rsplit_once(':')
                 .map(|(_, port)| port.parse::<u16>());
@@ -72,6 +79,13 @@ impl ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_no_url() {
+        let config = ClientConfig::new(["http://b1:9092/"]);
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("without http://, as 'b1:9092'"), "{error}");
+    }
 
     #[test]
     fn an_address_needs_a_port() {

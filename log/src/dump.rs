@@ -118,11 +118,14 @@ pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Vec<Finding>, LogError>
 
 fn judge(summary: &SegmentSummary, synced: u64) -> Option<String> {
     if summary.invalid > 0 {
-        return Some(format!("{} of its batches are invalid", summary.invalid));
+        return Some(match summary.invalid {
+            1 => "1 of its batches is damaged".to_owned(),
+            more => format!("{more} of its batches are damaged"),
+        });
     }
     (summary.bytes < synced).then(|| {
         format!(
-            "its valid batches end at byte {}, but {synced} bytes were synced",
+            "its whole batches end at byte {}, but {synced} bytes were synced",
             summary.bytes
         )
     })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ottla_broker_core::partition::Partition;
 use ottla_model::error::ApiError;
 use ottla_model::limits::PARTITIONS_PER_MESSAGE_MAX;
 use ottla_model::{ErrorCode, LeaderEpoch, Offset};
@@ -52,7 +53,7 @@ pub async fn delete_records(
                 low_watermark: low_watermark.0,
             },
             Err(code) => {
-                let error = ApiError::new(code, explain(code, &part));
+                let error = ApiError::new(code, explain(broker, code, &part));
                 refused(broker, part, &error)
             }
         });
@@ -87,14 +88,25 @@ fn refused(
     }
 }
 
-fn explain(code: ErrorCode, part: &v1::DeleteRecordsPartition) -> String {
+fn explain(broker: &Broker, code: ErrorCode, part: &v1::DeleteRecordsPartition) -> String {
     let named = part.partition.clone().unwrap_or_default();
     let partition = format!("{}-{}", named.topic, named.partition);
     match code {
-        ErrorCode::OffsetOutOfRange => format!(
-            "{partition} has no acknowledged record before offset {}; the offset goes up to the high watermark",
-            part.before_offset
-        ),
+        ErrorCode::OffsetOutOfRange if part.before_offset < 0 => {
+            format!("{} is no offset of {partition}", part.before_offset)
+        }
+        ErrorCode::OffsetOutOfRange => {
+            let replica = broker.replica(&broker.image.current(), &named);
+            let end = replica
+                .ok()
+                .and_then(|it| it.with_core(Partition::latest_offset).ok());
+            let end = end.map(|end| format!(" ({end})")).unwrap_or_default();
+            format!(
+                "offset {} is beyond the end of the partition{end}: {partition} can be trimmed up \
+                 to its last acknowledged record",
+                part.before_offset
+            )
+        }
         ErrorCode::NotEnoughReplicas => format!(
             "{partition} has too few in-sync replicas: a replica that is away could bring the records back"
         ),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use ottla_client::{Acks, Client, Compression, ProducerConfig};
 
-use crate::args::{KeyValue, RequestArgs, key_value};
+use crate::args::{KeyValue, RequestArgs, topic_setting};
 use crate::bench::{
     self, Amount, BenchTopic, Rate, Report, STAMP_BYTES, Scene, Settings, TopicShape, Writing,
 };
@@ -21,12 +21,12 @@ use super::produce::AcksArg;
 /// Commands under `ottla bench`.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Write as fast as possible, or at a fixed rate
+    /// Write as fast as possible, or at a fixed rate; exits with 3 if a record failed
     Produce(ProduceArgs),
     /// Read everything that a topic holds
     Consume(ConsumeArgs),
     /// Write at a fixed rate and measure, from when each record was due, how long it takes to be
-    /// acknowledged and to reach a consumer
+    /// acknowledged and to reach a consumer; exits with 3 if a record failed
     Latency(LatencyArgs),
 }
 
@@ -138,7 +138,7 @@ struct TopicArgs {
     #[arg(
         long = "config",
         value_name = "KEY=VALUE",
-        value_parser = key_value,
+        value_parser = topic_setting,
         conflicts_with = "topic"
     )]
     configs: Vec<KeyValue>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ottla_client::Client;
-use ottla_client::v1::ClusterView;
+use ottla_client::v1::{ClusterView, ControllerView, DescribeQuorumResponse};
 use ottla_proto::convert::endpoint_text;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -167,11 +167,21 @@ struct DescribedController {
     id: i32,
     internal: String,
     active: bool,
+    role: &'static str,
 }
 
-impl From<&ClusterView> for Described {
-    fn from(view: &ClusterView) -> Described {
-        let controller = |controller: &ottla_client::v1::ControllerView| DescribedController {
+impl Described {
+    fn new(view: &ClusterView, quorum: Option<&DescribeQuorumResponse>) -> Described {
+        let silent = quorum.map(|quorum| observe::silent_voters(view, quorum));
+        // Only the active controller knows of the others, if it leads the quorum that answered.
+        let led = quorum.and_then(|quorum| observe::confirmed_leader(view, quorum));
+        let role = |id| match &silent {
+            _ if view.active_controller_id == Some(id) => "active",
+            Some(silent) if silent.contains(&id) => "silent",
+            Some(_) if led.is_some() => "standby",
+            _ => "unknown",
+        };
+        let controller = |controller: &ControllerView| DescribedController {
             id: controller.node_id,
             internal: controller
                 .internal_endpoint
@@ -179,6 +189,7 @@ impl From<&ClusterView> for Described {
                 .map(endpoint_text)
                 .unwrap_or_default(),
             active: view.active_controller_id == Some(controller.node_id),
+            role: role(controller.node_id),
         };
         Described {
             cluster_id: view.cluster_id.clone(),
@@ -195,7 +206,8 @@ impl From<&ClusterView> for Described {
 
 async fn describe(request: RequestArgs) -> CommandResult {
     let client = session::open(&request).await?;
-    let described = Described::from(&client.admin().describe_cluster().await?);
+    let view = client.admin().describe_cluster().await?;
+    let described = Described::new(&view, observe::quorum(&client).await.as_ref());
     Ok(output::print(
         request.output.output,
         &described,
@@ -204,12 +216,7 @@ async fn describe(request: RequestArgs) -> CommandResult {
             for controller in &cluster.controllers {
                 controllers.row([
                     controller.id.to_string(),
-                    if controller.active {
-                        "active"
-                    } else {
-                        "standby"
-                    }
-                    .to_owned(),
+                    controller.role.to_owned(),
                     controller.internal.clone(),
                 ]);
             }
@@ -226,4 +233,44 @@ async fn describe(request: RequestArgs) -> CommandResult {
             )
         },
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_client::v1::QuorumReplica;
+
+    use super::*;
+
+    #[test]
+    fn a_controller_that_the_active_one_does_not_hear_is_no_standby() {
+        let mut view = ClusterView {
+            active_controller_id: Some(1),
+            controllers: [1, 2, 3]
+                .map(|node_id| ControllerView {
+                    node_id,
+                    internal_endpoint: None,
+                })
+                .to_vec(),
+            ..ClusterView::default()
+        };
+        let voter = |node_id, last_contact_ms| QuorumReplica {
+            node_id,
+            last_contact_ms,
+            ..QuorumReplica::default()
+        };
+        let quorum = DescribeQuorumResponse {
+            leader_id: Some(1),
+            voters: vec![voter(1, None), voter(2, Some(40)), voter(3, Some(9_000))],
+            ..DescribeQuorumResponse::default()
+        };
+        let roles = |view: &ClusterView, quorum| {
+            let described = Described::new(view, quorum);
+            let roles = described.controllers.iter().map(|it| it.role);
+            roles.collect::<Vec<_>>()
+        };
+        assert_eq!(roles(&view, Some(&quorum)), ["active", "standby", "silent"]);
+        assert_eq!(roles(&view, None), ["active", "unknown", "unknown"]);
+        view.active_controller_id = None;
+        assert_eq!(roles(&view, Some(&quorum)), ["unknown"; 3]);
+    }
 }

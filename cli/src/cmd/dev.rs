@@ -93,6 +93,9 @@ pub async fn run(args: DevArgs) -> CommandResult {
             if let Some(elsewhere) = cluster.elsewhere() {
                 output::note(elsewhere);
             }
+            if let Some(warning) = few_controllers(cluster.manifest().controllers()) {
+                output::note(warning);
+            }
             let told = tell(&args, cluster.manifest());
             match told {
                 Ok(()) => until_stopped(&mut cluster, &mut stop).await,
@@ -152,6 +155,14 @@ fn tell(args: &DevArgs, manifest: &Manifest) -> CommandResult {
     Ok(())
 }
 
+/// A line for whoever runs two controllers: a majority of two is both.
+fn few_controllers(controllers: usize) -> Option<&'static str> {
+    (controllers == 2).then_some(
+        "warning: with two controllers the cluster stands still when either is gone; three bear the \
+         loss of one",
+    )
+}
+
 /// Lines to paste. They name every broker, so that they work whichever of them is gone.
 fn what_to_try(bootstrap: &[String]) -> String {
     let export = match bootstrap {
@@ -183,6 +194,12 @@ fn table(manifest: &Manifest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_controllers_are_worth_a_warning() {
+        assert!(few_controllers(2).is_some());
+        assert_eq!([1, 3].map(few_controllers), [None, None]);
+    }
 
     #[test]
     fn what_is_pasted_names_every_broker() {

@@ -281,6 +281,8 @@ struct Verified {
     /// Without one, nothing tells how far the segments' batches must go.
     has_checkpoint: bool,
     findings: Vec<Damage>,
+    /// Files that the running node removed or replaced while they were checked.
+    skipped: Vec<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -343,24 +345,41 @@ fn verify_segments(log: &Path) -> anyhow::Result<Vec<Finding>> {
             if !is_named_segment(&path) {
                 continue;
             }
-            let summary = dump_segment(&RealDisk, &path, &mut |_| {})?;
-            if summary.invalid > 0 {
-                let what = format!("{} damaged", counted(summary.invalid, "batch"));
-                findings.push(Finding { path, what });
-            }
+            let what = match dump_segment(&RealDisk, &path, &mut |_| {}) {
+                Ok(summary) if summary.invalid > 0 => {
+                    format!("{} damaged", counted(summary.invalid, "batch"))
+                }
+                Ok(_) => continue,
+                Err(_) if !path.exists() => "the file is missing".to_owned(),
+                Err(error) => return Err(error.into()),
+            };
+            findings.push(Finding { path, what });
         }
     }
     Ok(findings)
 }
 
+/// What is in a directory; nothing if it went away, as that of a deleted topic does.
 fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(directory)?;
         entries.map(|entry| Ok(entry?.path())).collect()
     };
-    let mut paths = read().with_context(|| format!("cannot list {}", directory.display()))?;
+    let mut paths = match read() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.with_context(|| format!("cannot list {}", directory.display()))?,
+    };
     paths.sort_unstable();
     Ok(paths)
+}
+
+/// Whether a running node has removed a file, or put a shorter one in its place, since its last
+/// checkpoint: it deletes and compacts on its own. What is there is then whole to its end.
+fn went_on(path: &Path) -> bool {
+    match dump_segment(&RealDisk, path, &mut |_| {}) {
+        Ok(summary) => summary.invalid == 0 && summary.trailing_bytes == 0,
+        Err(_) => !path.exists(),
+    }
 }
 
 fn verify(args: &VerifyArgs) -> CommandResult {
@@ -369,7 +388,8 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         return Err(CommandError::new(Exit::NotFound, reason));
     }
     let directory = log_directory(&args.directory)?;
-    if let Some(process) = running(&directory) {
+    let process = running(&directory);
+    if let Some(process) = process {
         output::note(format_args!(
             "the node runs as process {process}; files that it is writing may look torn"
         ));
@@ -386,10 +406,20 @@ fn verify(args: &VerifyArgs) -> CommandResult {
             verify_segments(&directory)?
         }
     };
+    let runs = process.is_some() || running(&directory).is_some();
+    let gone = |finding: &Finding| runs && went_on(&finding.path);
+    let (skipped, findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(gone);
+    if !skipped.is_empty() {
+        output::note(format_args!(
+            "skipped {} that the running node has removed or replaced",
+            counted(skipped.len(), "file")
+        ));
+    }
     let verified = Verified {
         has_checkpoint,
         directory,
         findings: findings.into_iter().map(Damage::from).collect(),
+        skipped: skipped.into_iter().map(|finding| finding.path).collect(),
     };
     output::print(args.output.output, &verified, |verified| {
         if verified.findings.is_empty() {
@@ -455,6 +485,28 @@ mod tests {
         let _lock = node::DirectoryLock::take(directory.path()).unwrap();
         let log = directory.path().join("broker/log");
         assert_eq!(running(&log), Some(std::process::id()));
+    }
+
+    #[test]
+    fn what_a_running_node_removed_or_replaced_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("00000000000000000000.log");
+        assert!(went_on(&file), "it was removed");
+        let record = NewRecord {
+            value: Some(b"value"),
+            ..NewRecord::default()
+        };
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.push(&record).unwrap();
+        let mut batch = builder.build().unwrap().to_vec();
+        std::fs::write(&file, &batch).unwrap();
+        assert!(went_on(&file), "a shorter one took its place");
+        std::fs::write(&file, &batch[..batch.len() - 1]).unwrap();
+        assert!(!went_on(&file), "it is torn");
+        let last = batch.len() - 1;
+        batch[last] ^= 1;
+        std::fs::write(&file, &batch).unwrap();
+        assert!(!went_on(&file), "it is damaged");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use futures::FutureExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ottla_client::{
-    Acks, Compression, DeliveryFuture, ProduceError, Producer, ProducerConfig, ProducerRecord,
-    RecordHeader,
+    Acks, Client, Compression, DeliveryFuture, ProduceError, Producer, ProducerConfig,
+    ProducerRecord, RecordHeader,
 };
 use ottla_model::PartitionIndex;
 use serde::Serialize;
@@ -167,9 +167,21 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
         settled = sending.settle() => settled,
         signal = stop.wait() => Err(stopped(signal)),
     };
-    let outcome = outcome.and(settled);
+    let mut outcome = outcome.and(settled);
+    if outcome.is_ok() && sending.tally.sent == 0 {
+        // No record has shown whether the topic is there.
+        outcome = exists(&client, &args.topic).await;
+    }
     sending.progress.finish();
     summarize(&args, &sending, outcome)
+}
+
+/// Fails as a record would if the topic is not there.
+async fn exists(client: &Client, topic: &str) -> CommandResult {
+    if client.cluster().topic(topic).is_none() {
+        client.admin().describe_topic(topic).await?;
+    }
+    Ok(())
 }
 
 fn stopped(signal: &str) -> CommandError {

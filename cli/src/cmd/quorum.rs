@@ -10,6 +10,9 @@ use crate::exit::CommandResult;
 use crate::output::{self, Table, or_dash};
 use crate::{observe, session};
 
+/// A voter that the leader does not hear. How far behind it is, nobody knows.
+const SILENT: &str = "silent";
+
 /// Commands under `ottla quorum`.
 #[derive(Debug, Subcommand)]
 pub enum QuorumCommand {
@@ -28,6 +31,7 @@ struct Status {
     /// Metadata records that are committed. Another unit than the entries of the Raft log below,
     /// one of which holds any number of records: neither can be subtracted from the other.
     metadata_offset: i64,
+    /// Of the followers that the leader hears.
     max_follower_lag_raft_entries: Option<i64>,
     voters: Vec<Member>,
     observers: Vec<Member>,
@@ -40,6 +44,7 @@ struct Member {
     directory_id: String,
     endpoint: Option<String>,
     raft_log_end: i64,
+    /// Absent where the leader cannot know it, as of a voter that it does not hear.
     lag_raft_entries: Option<i64>,
     last_contact_ms: Option<i64>,
 }
@@ -47,18 +52,22 @@ struct Member {
 impl Status {
     fn new(view: &ClusterView, reply: DescribeQuorumResponse) -> Status {
         let leader = observe::confirmed_leader(view, &reply);
-        let member = |replica: QuorumReplica, status| Member {
-            node_id: replica.node_id,
-            status: if leader == Some(replica.node_id) {
-                "leader"
-            } else {
-                status
-            },
-            endpoint: replica.endpoint.as_ref().map(endpoint_text),
-            directory_id: replica.directory_id,
-            raft_log_end: replica.log_end,
-            lag_raft_entries: replica.lag,
-            last_contact_ms: replica.last_contact_ms,
+        let silent = observe::silent_voters(view, &reply);
+        let member = |replica: QuorumReplica, status| {
+            let status = match replica.node_id {
+                id if leader == Some(id) => "leader",
+                id if silent.contains(&id) => SILENT,
+                _ => status,
+            };
+            Member {
+                node_id: replica.node_id,
+                status,
+                endpoint: replica.endpoint.as_ref().map(endpoint_text),
+                directory_id: replica.directory_id,
+                raft_log_end: replica.log_end,
+                lag_raft_entries: replica.lag.filter(|_| status != SILENT),
+                last_contact_ms: replica.last_contact_ms,
+            }
         };
         let all = |replicas: Vec<QuorumReplica>, status| {
             replicas
@@ -106,13 +115,7 @@ fn text(status: &Status) -> String {
         ("leader", leader),
         ("leader epoch", status.leader_epoch.to_string()),
         ("metadata offset", status.metadata_offset.to_string()),
-        (
-            "max follower lag",
-            match status.max_follower_lag_raft_entries {
-                Some(lag) => format!("{lag} Raft entries"),
-                None => "-".to_owned(),
-            },
-        ),
+        ("max follower lag", lag_text(status)),
     ] {
         text.push_str(&format!("{name:<18}{value}\n"));
     }
@@ -139,6 +142,20 @@ fn text(status: &Status) -> String {
     text.push('\n');
     text.push_str(&table.render());
     text
+}
+
+/// How far the followers are behind, and who is left out of that.
+fn lag_text(status: &Status) -> String {
+    let lag = match status.max_follower_lag_raft_entries {
+        Some(lag) => format!("{lag} Raft entries"),
+        None => "-".to_owned(),
+    };
+    let silent = status.voters.iter().filter(|voter| voter.status == SILENT);
+    let silent: Vec<i32> = silent.map(|voter| voter.node_id).collect();
+    match silent.is_empty() {
+        true => lag,
+        false => format!("{lag} (not heard of: {})", output::joined(&silent)),
+    }
 }
 
 #[cfg(test)]
@@ -176,11 +193,34 @@ mod tests {
     }
 
     #[test]
+    fn a_voter_that_the_leader_does_not_hear_is_no_follower_without_lag() {
+        let voter = |node_id, last_contact_ms| QuorumReplica {
+            node_id,
+            lag: Some(0),
+            last_contact_ms,
+            ..QuorumReplica::default()
+        };
+        let reply = DescribeQuorumResponse {
+            leader_id: Some(1),
+            voters: vec![voter(1, None), voter(2, Some(40)), voter(3, Some(9_000))],
+            ..DescribeQuorumResponse::default()
+        };
+        let status = Status::new(&led_by(Some(1)), reply);
+        let shown = status.voters.iter().map(|voter| voter.status);
+        assert_eq!(shown.collect::<Vec<_>>(), ["leader", "follower", "silent"]);
+        assert_eq!(status.voters[1].lag_raft_entries, Some(0));
+        assert_eq!(status.voters[2].lag_raft_entries, None);
+        let text = text(&status);
+        assert!(text.contains("0 Raft entries (not heard of: 3)"), "{text}");
+    }
+
+    #[test]
     fn records_and_raft_entries_are_told_apart() {
         let voter = |node_id, log_end, lag| QuorumReplica {
             node_id,
             log_end,
             lag,
+            last_contact_ms: Some(10),
             ..QuorumReplica::default()
         };
         let reply = DescribeQuorumResponse {

@@ -8,11 +8,13 @@ use clap::{Args, Subcommand};
 use futures::future::join_all;
 use ottla_client::ClientError;
 use ottla_client::v1::TopicSummary;
+use ottla_model::config::{TOPIC_CONFIGS, TopicConfigKey};
 use ottla_model::{ErrorCode, TopicId};
 use serde::Serialize;
 
-use crate::args::{KeyValue, RequestArgs, at_least_one, key_value};
+use crate::args::{KeyValue, RequestArgs, at_least_one, topic_setting};
 use crate::exit::{CommandError, CommandResult, Several};
+use crate::nearest::nearest;
 use crate::output::{self, Table};
 use crate::session;
 use create::CreateArgs;
@@ -50,7 +52,7 @@ pub struct ListArgs {
 pub struct AlterArgs {
     name: String,
     /// A setting to set; may be given several times
-    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = topic_setting)]
     configs: Vec<KeyValue>,
     /// A setting to return to its default; may be given several times
     #[arg(long = "delete-config", value_name = "KEY")]
@@ -95,6 +97,18 @@ fn pairs(configs: Vec<KeyValue>) -> Vec<(String, String)> {
         .into_iter()
         .map(|pair| (pair.key, pair.value))
         .collect()
+}
+
+/// The refusal of settings, with what a name that is none was perhaps meant to be.
+fn with_meant(error: ClientError, configs: &[(String, String)]) -> CommandError {
+    let error = CommandError::from(error);
+    let unknown = configs.iter().map(|(name, _)| name);
+    let mut unknown = unknown.filter(|name| TopicConfigKey::find(name).is_none());
+    let meant = unknown.find_map(|name| nearest(name, TOPIC_CONFIGS.iter().map(|key| key.name)));
+    match meant {
+        Some(meant) => error.advised(format!("did you mean {meant}?")),
+        None => error,
+    }
 }
 
 fn is(error: &ClientError, code: ErrorCode) -> bool {
@@ -172,9 +186,9 @@ async fn alter(args: AlterArgs) -> CommandResult {
     let asked_min_isr = min_isr::asked(&args.configs);
     if !args.configs.is_empty() || !args.delete_configs.is_empty() {
         let admin = client.admin();
-        admin
-            .alter_topic(&args.name, pairs(args.configs), args.delete_configs)
-            .await?;
+        let set = pairs(args.configs);
+        let altering = admin.alter_topic(&args.name, set.clone(), args.delete_configs);
+        altering.await.map_err(|error| with_meant(error, &set))?;
     }
     if let Some(total) = args.partitions {
         client

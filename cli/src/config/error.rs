@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::check::Problem;
+use crate::nearest::nearest;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ impl ConfigError {
         ConfigError::Syntax {
             path: path.to_owned(),
             line,
-            message: error.message().trim().replace('\n', ", "),
+            message: in_words(&error.message().trim().replace('\n', ", ")),
         }
     }
 
@@ -73,6 +74,26 @@ impl ConfigError {
             },
             None => ConfigError::Missing { path, key, message },
         }
+    }
+}
+
+/// What the reader of TOML says, without the names of this program's types, and with what a key
+/// that is none was perhaps meant to be.
+fn in_words(message: &str) -> String {
+    const NUMBERS: [&str; 6] = ["i32", "i64", "u16", "u32", "u64", "usize"];
+    if let Some((what, expected)) = message.rsplit_once(", expected ")
+        && NUMBERS.contains(&expected)
+    {
+        return format!("{what}, expected a whole number that fits");
+    }
+    let meant = message.strip_prefix("unknown field `").and_then(|rest| {
+        let (typed, known) = rest.split_once('`')?;
+        // Every second part stands between backticks.
+        nearest(typed, known.split('`').skip(1).step_by(2))
+    });
+    match meant {
+        Some(meant) => format!("{message}; did you mean `{meant}`?"),
+        None => message.to_owned(),
     }
 }
 

@@ -120,3 +120,20 @@ fn numbers_out_of_range_name_the_range() {
         "ottla.toml:12: broker.threads: 0 is out of range; use 1 to 256"
     );
 }
+
+#[test]
+fn a_misspelt_key_and_a_value_of_another_type_are_told_in_words() {
+    let misspelt = refusal(&format!("{MINIMAL}[broker]\nthread = 2\n"));
+    assert!(misspelt.contains("did you mean `threads`?"), "{misspelt}");
+    let section = refusal(&format!("{MINIMAL}[brokers]\nthreads = 2\n"));
+    assert!(section.contains("did you mean `broker`?"), "{section}");
+    for value in ["\"two\"", "-2", "1.5", "99999999999"] {
+        let typed = refusal(&format!(
+            "{MINIMAL}[limits]\nstreams_per_connection = {value}\n"
+        ));
+        assert!(typed.contains("expected a whole number"), "{typed}");
+        assert!(!typed.contains("u32"), "{typed}");
+    }
+    let usize = refusal(&format!("{MINIMAL}[broker]\nthreads = \"x\"\n"));
+    assert!(!usize.contains("usize"), "{usize}");
+}

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use futures::future::{BoxFuture, FutureExt as _, join_all, select_all};
 use ottla_client::{Client, ClientConfig};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 
 use super::manifest::{Manifest, ManifestNode};
@@ -336,8 +337,13 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
         let path = path.display();
         format!("cannot open {path}; choose a --data-dir that this user can write")
     })?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("the cluster in {} is already running", directory.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => bail!(
+            "the cluster in {} is already running; stop that one, or choose another --data-dir",
+            directory.display()
+        ),
+        taken => taken.with_context(|| format!("cannot lock {}", path.display()))?,
+    }
     file.set_len(0)
         .and_then(|()| writeln!(&file, "{}", std::process::id()))
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -389,7 +395,7 @@ fn reuse(manifest: &Manifest, options: &DevOptions, directory: &Path) -> Command
     let shape = Shape::of(manifest);
     if options.shape.is_some_and(|asked| asked != shape) {
         return Err(CommandError::usage(format_args!(
-            "the cluster in {} has other nodes ({shape:?}); leave the numbers out or use another \
+            "the cluster in {} has other nodes ({shape}); leave the numbers out or use another \
              directory",
             directory.display()
         )));
@@ -403,7 +409,8 @@ fn reuse(manifest: &Manifest, options: &DevOptions, directory: &Path) -> Command
     for node in &manifest.nodes {
         if let Some(process) = node::holder(&node.data_dir) {
             let reason = anyhow::anyhow!(
-                "node {} of this cluster already runs as process {process}: stop it, or run                  another cluster in another --data-dir",
+                "node {} of this cluster already runs as process {process}: stop it, or run \
+                 another cluster in another --data-dir",
                 node.id
             );
             return Err(reason.into());
@@ -443,10 +450,19 @@ mod tests {
         assert_eq!(again, first);
         assert_eq!(fs::read_to_string(&again.nodes[0].config).unwrap(), edited);
         let three = options(Some(Shape::Combined { nodes: 3 }), directory.path());
-        assert_eq!(
-            prepare(&three, directory.path()).unwrap_err().exit,
-            Exit::Usage
-        );
+        let refused = prepare(&three, directory.path()).unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        let refused = refused.to_string();
+        assert!(refused.contains("has other nodes (2 nodes)"), "{refused}");
+    }
+
+    #[test]
+    fn a_cluster_that_runs_is_told_without_the_words_of_the_system() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = lock(directory.path()).unwrap();
+        let refused = CommandError::from(lock(directory.path()).unwrap_err()).to_string();
+        assert!(refused.contains("is already running"), "{refused}");
+        assert!(!refused.contains("os error"), "{refused}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! How many nodes a cluster on this machine has, which roles, and their configuration. Pure.
 
+use std::fmt;
 use std::path::Path;
 
 use super::manifest::{Manifest, ManifestNode};
 use crate::config::{ConfigFile, Endpoint};
 use crate::config::{ControllerEntry, NodeSection, RoleName};
+use crate::output::counted;
 
 /// Which nodes there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,21 @@ impl Shape {
                 brokers: count(ManifestNode::is_broker),
             },
             nodes => Shape::Combined { nodes },
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Shape::Combined { nodes } => f.write_str(&counted(nodes, "node")),
+            Shape::Isolated {
+                controllers,
+                brokers,
+            } => {
+                let controllers = counted(controllers, "controller");
+                write!(f, "{controllers} and {}", counted(brokers, "broker"))
+            }
         }
     }
 }

@@ -84,3 +84,59 @@ fn a_null_can_be_produced_and_told_from_an_empty_value() {
     let refused = cluster.run(&format!("{read} -o json --null-marker NULL"), "");
     assert_eq!(refused.code, Some(2), "{}", refused.err);
 }
+
+#[test]
+fn what_cannot_be_meant_fails_instead_of_doing_nothing() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --partitions 1", "");
+    cluster.ok("produce t", "");
+    cluster.ok("produce t", "a\nb\nc\n");
+    cluster.ok("topic trim t --all", "");
+    for (command, code, said) in [
+        ("produce none", 4, "none"),
+        ("consume t --offset 20:10", 2, "ends before it begins"),
+        ("consume t --offset 0", 1, "offset 0 of t-0 is out of range"),
+        (
+            "consume t --offset 0 --until-end",
+            1,
+            "offset 0 of t-0 is out of range",
+        ),
+        (
+            "topic trim t --before-offset 9",
+            1,
+            "beyond the end of the partition (3)",
+        ),
+        (
+            "consume t --bootstrap http://127.0.0.1:9092",
+            2,
+            "without http://",
+        ),
+    ] {
+        let ran = cluster.run(command, "");
+        assert_eq!(ran.code, Some(code), "{command}: {}", ran.err);
+        assert!(ran.err.contains(said), "{command}: {}", ran.err);
+    }
+    cluster.ok("consume t --offset 3 --until-end", "");
+}
+
+#[test]
+fn a_described_topic_says_where_its_partitions_begin_and_end() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --config retention.ms=7d", "");
+    cluster.ok("produce t", "a\nb\nc\n");
+    cluster.ok("topic trim t --before-offset 1", "");
+    let json = cluster.ok("topic describe t -o json", "").out;
+    for part in ["\"start_offset\": 1", "\"end_offset\": 3", "\"604800000\""] {
+        assert!(json.contains(part), "no {part} in {json}");
+    }
+    let table = cluster.ok("topic describe t", "").out;
+    assert!(table.contains("START  END"), "{table}");
+    let refused = cluster.run("topic alter t --config retension.ms=5", "");
+    assert!(
+        refused.err.contains("did you mean retention.ms?"),
+        "{}",
+        refused.err
+    );
+    let refused = cluster.run("topic create u --config retention.ms=7w", "");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+}

@@ -76,12 +76,6 @@ impl Lookup {
             };
             let start = self.span.from.resolve(extent, known(&times[0], index));
             let end = to.resolve(extent, known(&times[1], index));
-            // Of an empty partition there is nothing up to its end, wherever one begins.
-            let end = if extent.first == extent.end && end == extent.end {
-                start.min(end)
-            } else {
-                end
-            };
             round.found.insert(index, (start, end));
         }
         Ok(round)

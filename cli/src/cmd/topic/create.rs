@@ -6,8 +6,8 @@ use ottla_client::v1::DescribeTopicResponse;
 use ottla_model::{ErrorCode, NodeId};
 use serde::Serialize;
 
-use super::{id_text, is, min_isr, pairs};
-use crate::args::{KeyValue, RequestArgs, at_least_one, key_value};
+use super::{id_text, is, min_isr, pairs, with_meant};
+use crate::args::{KeyValue, RequestArgs, at_least_one, topic_setting};
 use crate::exit::CommandResult;
 use crate::output::{self, counted};
 use crate::session;
@@ -21,8 +21,8 @@ pub struct CreateArgs {
     /// How many replicas of each partition; min(3, brokers) if not given
     #[arg(long, value_parser = at_least_one::<i16>)]
     replication_factor: Option<i16>,
-    /// A setting, such as retention.ms=3600000; may be given several times
-    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+    /// A setting, such as retention.ms=3600000 or retention.ms=1h; may be given several times
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = topic_setting)]
     configs: Vec<KeyValue>,
     /// The brokers of each partition instead of counts: 1:2,2:3 puts partition 0 on 1 and 2, with
     /// 1 as preferred leader, and partition 1 on 2 and 3
@@ -111,7 +111,7 @@ pub async fn create(args: CreateArgs) -> CommandResult {
             }
             (created, format!("topic {} exists already", args.name))
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(with_meant(error, &topic.configs)),
     };
     Ok(output::print(args.request.output.output, &created, |_| {
         said + "\n"

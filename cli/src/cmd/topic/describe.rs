@@ -1,8 +1,13 @@
 //! `ottla topic describe`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use clap::Args;
 use futures::future::join_all;
 use ottla_client::v1::{DescribeTopicResponse, DescribedConfig, PartitionView};
+use ottla_client::{Admin, ClientError, ListedOffset, OffsetSpec};
+use ottla_model::PartitionIndex;
 use serde::Serialize;
 
 use super::{id_text, min_isr};
@@ -10,6 +15,10 @@ use crate::args::RequestArgs;
 use crate::exit::{CommandResult, Several};
 use crate::output::{self, Table, joined, or_dash};
 use crate::session;
+
+/// How long the leaders may take to say where their partitions begin and end, before the topic is
+/// shown without it.
+const OFFSETS_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct NamesArgs {
@@ -38,6 +47,10 @@ struct DescribedPartition {
     isr: Vec<i32>,
     elr: Vec<i32>,
     min_insync_replicas: i32,
+    /// The first offset that is kept, and that of the next record to become readable; absent where
+    /// the leader does not say.
+    start_offset: Option<i64>,
+    end_offset: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +75,8 @@ impl From<PartitionView> for DescribedPartition {
             isr: view.isr,
             elr: view.elr,
             min_insync_replicas: view.min_insync_replicas,
+            start_offset: None,
+            end_offset: None,
         }
     }
 }
@@ -81,6 +96,37 @@ impl From<DescribeTopicResponse> for Described {
         }
     }
 }
+
+impl Described {
+    /// Asks the leaders where their partitions begin and end. What one does not say stays out.
+    async fn add_offsets(&mut self, admin: &Admin, limit: Duration) {
+        let led = self.partitions.iter().filter(|it| it.leader.is_some());
+        let led: Vec<_> = led.map(|it| PartitionIndex(it.partition)).collect();
+        if led.is_empty() {
+            return;
+        }
+        let ask = |spec| {
+            let asked = led.iter().map(|index| (*index, spec)).collect();
+            admin.list_offsets_once(&self.name, asked, limit)
+        };
+        let (starts, ends) = tokio::join!(ask(OffsetSpec::Earliest), ask(OffsetSpec::Latest));
+        let (starts, ends) = (starts.unwrap_or_default(), ends.unwrap_or_default());
+        for partition in &mut self.partitions {
+            let index = PartitionIndex(partition.partition);
+            let of = |all: &Listed| {
+                all.get(&index)?
+                    .as_ref()
+                    .ok()?
+                    .offset
+                    .map(|offset| offset.0)
+            };
+            partition.start_offset = of(&starts);
+            partition.end_offset = of(&ends);
+        }
+    }
+}
+
+type Listed = BTreeMap<PartitionIndex, Result<ListedOffset, ClientError>>;
 
 impl DescribedSetting {
     fn new(config: DescribedConfig, partitions: &[DescribedPartition]) -> DescribedSetting {
@@ -135,7 +181,9 @@ pub async fn describe(args: NamesArgs) -> CommandResult {
     let replies = join_all(args.names.iter().map(|name| admin.describe_topic(name))).await;
     let mut several = Several::default();
     let found = replies.into_iter().filter_map(|reply| several.take(reply));
-    let topics: Vec<Described> = found.map(Described::from).collect();
+    let mut topics: Vec<Described> = found.map(Described::from).collect();
+    let limit = args.request.timeout.min(OFFSETS_PATIENCE);
+    join_all(topics.iter_mut().map(|it| it.add_offsets(&admin, limit))).await;
     output::print(args.request.output.output, &topics, |topics| {
         let texts: Vec<String> = topics.iter().map(describe_text).collect();
         texts.join("\n")
@@ -151,7 +199,16 @@ fn describe_text(topic: &Described) -> String {
         .partitions
         .iter()
         .any(|partition| !partition.elr.is_empty());
-    let mut columns = Table::new(["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "MIN-ISR"]);
+    let mut columns = Table::new([
+        "PARTITION",
+        "LEADER",
+        "EPOCH",
+        "REPLICAS",
+        "ISR",
+        "MIN-ISR",
+        "START",
+        "END",
+    ]);
     let mut columns_elr = Table::new([
         "PARTITION",
         "LEADER",
@@ -159,6 +216,8 @@ fn describe_text(topic: &Described) -> String {
         "REPLICAS",
         "ISR",
         "MIN-ISR",
+        "START",
+        "END",
         "ELR",
     ]);
     for partition in &topic.partitions {
@@ -171,11 +230,15 @@ fn describe_text(topic: &Described) -> String {
             joined(&partition.replicas),
             joined(&partition.isr),
             partition.min_insync_replicas.to_string(),
+            or_dash(partition.start_offset),
+            or_dash(partition.end_offset),
         ];
         if with_elr {
-            let [index, leader, epoch, replicas, isr, min_isr] = cells;
+            let [index, leader, epoch, replicas, isr, min_isr, start, end] = cells;
             let elr = joined(&partition.elr);
-            columns_elr.row([index, leader, epoch, replicas, isr, min_isr, elr]);
+            columns_elr.row([
+                index, leader, epoch, replicas, isr, min_isr, start, end, elr,
+            ]);
         } else {
             columns.row(cells);
         }
