@@ -132,8 +132,10 @@ impl BrokerNode {
         let cell = &self.cell;
         let admin = AdminServiceServer::new(AdminRpc(cell.clone()))
             .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX);
-        let cluster = ClusterServiceServer::new(ClusterRpc(cell.clone()))
-            .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX);
+        let cluster = HoldUntilSent::new(
+            ClusterServiceServer::new(ClusterRpc(cell.clone()))
+                .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX),
+        );
         routes
             .add_service(self.log_service())
             .add_service(admin)
@@ -328,6 +330,7 @@ impl Starter {
             leader_links,
             space,
             unread: Arc::default(),
+            watches: Arc::default(),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));
