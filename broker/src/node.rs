@@ -353,6 +353,7 @@ impl Starter {
             interval: self.config.compaction_check_interval,
             stop: Arc::clone(&self.background),
             paused: std::collections::BTreeMap::new(),
+            told: crate::compaction::Unreadable::default(),
         };
         std::thread::Builder::new()
             .name("log-compaction".to_owned())
