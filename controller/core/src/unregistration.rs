@@ -82,8 +82,12 @@ fn check_holds_nothing(image: &MetadataImage, broker: NodeId) -> Result<(), ApiE
         0 => String::new(),
         lost => format!("; of {lost} it has the only whole copy, whose records would be lost"),
     };
+    let list = match listed {
+        1 => "1 partition still lists".to_owned(),
+        listed => format!("{listed} partitions still list"),
+    };
     let message = format!(
-        "{listed} partitions still list broker {broker} as a replica{loss}; delete their topics or \
+        "{list} broker {broker} as a replica{loss}; delete their topics or \
          start the broker again, or force it to leave them one replica short"
     );
     Err(ApiError::new(ErrorCode::PolicyViolation, message).in_field("broker_id"))
