@@ -494,8 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_a_batch_that_cannot_be_unpacked_comes_first_and_then_all_there_is_to_know()
-     {
+    fn what_stands_before_a_batch_that_cannot_be_unpacked_comes_first_then_what_is_wrong() {
         let batches = [batch(0, 2, Compression::None), unpackable(2)].concat();
         let (offsets, _, failure) = read(batches.clone(), 1, None);
         assert_eq!(offsets, [1]);
