@@ -80,7 +80,8 @@ impl ControllerCore {
     /// replicas, and must be fresh each time.
     ///
     /// The records of fencing, unfencing, registering, unregistering and shutting down may be cut
-    /// into several entries at any point; those of every other request fit one entry and belong together.
+    /// into several entries at any point; those of every other request fit one entry and belong
+    /// together.
     pub fn decide(
         &mut self,
         now: Instant,

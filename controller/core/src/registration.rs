@@ -62,7 +62,6 @@ pub(crate) fn register_broker(
 ) -> Result<(BrokerEpoch, Option<BrokerEpoch>), ApiError> {
     check_cluster(draft.image(), &request)?;
     check_directory(draft.image(), &request)?;
-    check_controllers(draft.image(), &request)?;
     let broker = request.broker;
     let existing = draft.image().broker(broker).cloned();
     let same_process = existing
@@ -139,27 +138,6 @@ fn check_directory(image: &MetadataImage, request: &RegisterBroker) -> Result<()
             Err(error.in_field("directory"))
         }
     }
-}
-
-/// A node that is controller and broker has one id for both, and one port for other nodes. The same
-/// host under another port is another process. More cannot be told: each role has a directory of its
-/// own, and a node may be known to controllers and to brokers by different names.
-fn check_controllers(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
-    let Some(controller) = image.controllers.get(&request.broker) else {
-        return Ok(());
-    };
-    let (theirs, own) = (&controller.internal_endpoint, &request.internal_endpoint);
-    if theirs.host != own.host || theirs.port == own.port {
-        return Ok(());
-    }
-    let message = format!(
-        "broker {} at {own} has the id of the controller at {theirs}, which is another process; \
-         give this broker another id, or, if that is where the controller was before, let the active \
-         controller know its new port first",
-        request.broker
-    );
-    let error = ApiError::new(ErrorCode::DuplicateBrokerRegistration, message);
-    Err(error.in_field("broker"))
 }
 
 /// A new process takes over from an old one only when the old one is not alive. One that this

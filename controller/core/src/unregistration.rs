@@ -100,7 +100,7 @@ mod tests {
     use ottla_metadata::MetadataRecord;
 
     use super::*;
-    use crate::fixture::{Fixture, registration};
+    use crate::fixture::Fixture;
     use crate::request::Request;
 
     fn unregister(broker: i32, force: bool) -> Request {
@@ -170,23 +170,5 @@ mod tests {
         // Its directory is known no more, so that it leads nothing for what it may hold.
         fixture.start(2, 9);
         assert_eq!(fixture.state(alone), "isr [] elr [] leader 0");
-    }
-
-    #[test]
-    fn a_broker_with_the_id_of_a_controller_elsewhere_is_refused_and_a_combined_node_is_not() {
-        let mut fixture = Fixture::founded();
-        let own = registration(1, 1).internal_endpoint;
-        fixture.must(Request::RegisterController(crate::RegisterController {
-            controller: NodeId(1),
-            directory: ottla_model::DirectoryId::from_bytes([77; 16]),
-            internal_endpoint: own,
-            version: "0.1.0".to_owned(),
-        }));
-        let mut elsewhere = registration(1, 1);
-        elsewhere.internal_endpoint.port += 1;
-        let refused = fixture.refused(Request::RegisterBroker(elsewhere));
-        assert_eq!(refused.code, ErrorCode::DuplicateBrokerRegistration);
-        assert!(refused.message.contains("another id"), "{refused}");
-        fixture.start(1, 1);
     }
 }
