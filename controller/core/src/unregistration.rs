@@ -1,6 +1,6 @@
 //! A broker leaves the cluster for good. Only one that is stopped may, and only one that holds no
-//! replica any more, unless whoever asks insists. What it held then counts as gone: should the broker
-//! come back, it registers as a new one and refills.
+//! replica any more, unless whoever asks insists. What it held then counts as gone: should the
+//! broker come back, it registers as a new one and refills.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::draft::Draft;
 use crate::request::{Reply, UnregisterBroker};
 use crate::session::{Liveness, Sessions};
 
-/// Answers [`crate::Request::UnregisterBroker`]. The partitions change first and the broker last, so
-/// that every prefix of the records is a state the cluster may be in.
+/// Answers [`crate::Request::UnregisterBroker`]. The partitions change first and the broker last,
+/// so that every prefix of the records is a state the cluster may be in.
 pub(crate) fn unregister_broker(
     draft: &mut Draft,
     sessions: &Sessions,

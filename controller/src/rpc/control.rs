@@ -116,8 +116,8 @@ async fn register(
                 if let Some(served) = outdated {
                     tracing::warn!(broker = %broker, served_epoch = %served,
                         last_known_epoch = ?last_known, "the broker's data directory is an older \
-                        copy, from before it served last; nothing in it counts as in sync, and it is \
-                        refilled from the other replicas");
+                        copy, from before it served last; nothing in it counts as in sync, and \
+                        it is refilled from the other replicas");
                 }
                 Ok(Registered {
                     broker,
