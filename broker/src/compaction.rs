@@ -25,6 +25,29 @@ pub struct CompactionThread {
     pub stop: Arc<Stop>,
     /// Logs that could not be compacted, and until when they are left alone.
     pub paused: BTreeMap<TopicIdPartition, Instant>,
+    /// What was said of batches that cannot be unpacked.
+    pub told: Unreadable,
+}
+
+/// How many batches of each log cannot be unpacked, as was said last. They stay as they are, and
+/// each pass meets them again; people hear of them once.
+#[derive(Debug, Default)]
+pub struct Unreadable(BTreeMap<TopicIdPartition, u64>);
+
+impl Unreadable {
+    /// Takes what a pass met. Whether there are more than was said.
+    fn is_news(&mut self, id: TopicIdPartition, batches: u64) -> bool {
+        let before = match batches {
+            0 => self.0.remove(&id),
+            batches => self.0.insert(id, batches),
+        };
+        batches > before.unwrap_or_default()
+    }
+
+    /// Forgets logs that are not here any more.
+    fn retain(&mut self, is_here: impl Fn(TopicIdPartition) -> bool) {
+        self.0.retain(|id, _| is_here(*id));
+    }
 }
 
 impl CompactionThread {
@@ -32,6 +55,7 @@ impl CompactionThread {
         while !self.stop.wait(self.interval) {
             let now = Instant::now();
             self.paused.retain(|_, until| *until > now);
+            self.told.retain(|id| self.manager.get(id).is_some());
             while let Some(replica) = self.dirtiest() {
                 if !self.compact(&replica) {
                     return;
@@ -76,7 +100,7 @@ impl CompactionThread {
         };
         match done {
             Ok(Some(done)) if !done.is_cancelled => {
-                if done.unreadable_batches > 0 {
+                if self.told.is_news(id, done.unreadable_batches) {
                     tracing::warn!(partition = %id, batches = done.unreadable_batches,
                         "some batches cannot be unpacked; compaction keeps them as they are");
                 }
@@ -103,5 +127,30 @@ impl CompactionThread {
             }
         }
         !self.stop.is_stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_model::{PartitionIndex, TopicId};
+
+    use super::*;
+
+    #[test]
+    fn batches_that_cannot_be_unpacked_are_told_once_until_there_are_more() {
+        let id = |index| TopicIdPartition::new(TopicId::ZERO, PartitionIndex(index));
+        let mut told = Unreadable::default();
+        let mut news = |index, batches| told.is_news(id(index), batches);
+        assert!(!news(0, 0));
+        assert!(news(0, 1));
+        assert!(!news(0, 1), "the same again");
+        assert!(news(1, 1), "of another log");
+        assert!(news(0, 2), "one more");
+        assert!(!news(0, 1), "one is gone");
+        assert!(!news(0, 0));
+        assert!(news(0, 1), "a new one, since the others are gone");
+        told.retain(|kept| kept == id(1));
+        assert!(told.is_news(id(0), 1));
+        assert!(!told.is_news(id(1), 1));
     }
 }

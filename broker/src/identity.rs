@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use ottla_model::{ClusterId, DirectoryId, NodeId};
+use ottla_model::{BrokerEpoch, ClusterId, DirectoryId, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// The file in a broker's directory.
 const IDENTITY_FILE: &str = "identity.json";
 /// The layout of the directory. Raised when an older broker could not read it.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// What the file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,11 @@ pub struct BrokerIdentity {
     pub directory_id: DirectoryId,
     /// `None` until the broker first heard from its cluster.
     pub cluster_id: Option<ClusterId>,
+    /// The last broker epoch that was granted, noted before anything was done under it, so that an
+    /// older copy of the directory is told from the directory. `None` before the first, and until
+    /// the next one if the file was written by a build that did not note it (format version 1).
+    #[serde(default)]
+    pub last_broker_epoch: Option<BrokerEpoch>,
 }
 
 /// Why a directory cannot be used by this broker.
@@ -83,6 +88,7 @@ impl BrokerIdentity {
                     node_id: node,
                     directory_id: DirectoryId::from_random(random),
                     cluster_id: None,
+                    last_broker_epoch: None,
                 };
                 identity.save(dir).map_err(io)?;
                 return Ok(identity);
@@ -115,7 +121,11 @@ impl BrokerIdentity {
         let path = dir.join(IDENTITY_FILE);
         let temporary = temporary_name(&path);
         let mut file = std::fs::File::create(&temporary)?;
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
+        let current = BrokerIdentity {
+            format_version: FORMAT_VERSION,
+            ..self.clone()
+        };
+        let text = serde_json::to_string_pretty(&current).map_err(std::io::Error::other)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use ottla_metadata::{MetadataDelta, MetadataImage, snapshot_from_bytes, snapshot_to_bytes};
-use ottla_model::{MetadataOffset, NodeId};
+use ottla_model::{BrokerEpoch, MetadataOffset, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
@@ -128,6 +128,26 @@ impl ImageStore {
             .cluster_id
             .map(|id| id.to_string())
             .unwrap_or_default()
+    }
+
+    /// The last broker epoch that this directory was granted.
+    pub fn last_broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.identity.lock().last_broker_epoch
+    }
+
+    /// Notes a broker epoch that was granted, durably. Blocks.
+    pub fn note_broker_epoch(&self, epoch: BrokerEpoch) -> io::Result<()> {
+        let mut identity = self.identity.lock();
+        if identity.last_broker_epoch == Some(epoch) {
+            return Ok(());
+        }
+        let noted = BrokerIdentity {
+            last_broker_epoch: Some(epoch),
+            ..identity.clone()
+        };
+        noted.save(&self.dir)?;
+        *identity = noted;
+        Ok(())
     }
 
     /// Refuses an image of another cluster than the directory's; remembers the first one.

@@ -133,8 +133,10 @@ impl BrokerNode {
         let cell = &self.cell;
         let admin = AdminServiceServer::new(AdminRpc(cell.clone()))
             .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX);
-        let cluster = ClusterServiceServer::new(ClusterRpc(cell.clone()))
-            .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX);
+        let cluster = HoldUntilSent::new(
+            ClusterServiceServer::new(ClusterRpc(cell.clone()))
+                .max_decoding_message_size(CLUSTER_MESSAGE_BYTES_MAX),
+        );
         routes
             .add_service(self.log_service())
             .add_service(admin)
@@ -336,6 +338,7 @@ impl Starter {
             leader_links,
             space,
             unread: Arc::default(),
+            watches: Arc::default(),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });
         self.cell.set(Arc::clone(&broker));
@@ -361,6 +364,7 @@ impl Starter {
             interval: self.config.compaction_check_interval,
             stop: Arc::clone(&self.background),
             paused: std::collections::BTreeMap::new(),
+            told: crate::compaction::Unreadable::default(),
         };
         std::thread::Builder::new()
             .name("log-compaction".to_owned())

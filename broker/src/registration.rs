@@ -149,7 +149,7 @@ impl Registration {
     }
 
     /// One control stream with one controller, until it ends.
-    async fn serve(&self, id: NodeId, controllers: &Controllers, image: &ImageStore) -> Ended {
+    async fn serve(&self, id: NodeId, controllers: &Controllers, image: &Arc<ImageStore>) -> Ended {
         let Some(mut client) = controllers.client(id) else {
             return Ended::NotActive(None);
         };
@@ -178,11 +178,18 @@ impl Registration {
             Some(Hear::Refused(error)) => return Ended::Refused(ApiError::from(&error)),
             _ => return Ended::Broken(Status::internal("an answer out of turn")),
         };
-        tracing::info!(controller = %id, broker_epoch = registered.broker_epoch, "registered");
+        let epoch = BrokerEpoch(registered.broker_epoch);
+        if let Err(reason) = note(image, epoch).await {
+            tracing::error!(broker_epoch = %epoch, reason, "cannot note the broker epoch, and so not \
+                serve under it; trying again");
+            sleep(RETRY_PAUSE * 4).await;
+            return Ended::Broken(Status::internal("the broker epoch could not be noted"));
+        }
+        tracing::info!(controller = %id, broker_epoch = %epoch, "registered");
         image.set_likely_controller(Some(id));
         image.set_active_controller(Some(id));
         self.standing.send_modify(|standing| {
-            standing.epoch = Some(BrokerEpoch(registered.broker_epoch));
+            standing.epoch = Some(epoch);
             standing.connected = true;
         });
         let interval = Duration::from_millis(u64::from(registered.beat_interval_ms.max(10)));
@@ -206,6 +213,7 @@ impl Registration {
             rack: config.rack.clone().unwrap_or_default(),
             version: config.version.clone(),
             previous_broker_epoch: self.previous_epoch.map(|epoch| epoch.0),
+            last_broker_epoch: image.last_broker_epoch().map(|epoch| epoch.0),
         }
     }
 
@@ -294,6 +302,17 @@ impl Registration {
     }
 }
 
+/// Has the directory know an epoch before anything is done under it: nobody is unfenced who has not
+/// beaten.
+async fn note(image: &Arc<ImageStore>, epoch: BrokerEpoch) -> Result<(), String> {
+    let image = Arc::clone(image);
+    let noting = tokio::task::spawn_blocking(move || image.note_broker_epoch(epoch));
+    match noting.await {
+        Ok(noted) => noted.map_err(|error| error.to_string()),
+        Err(_) => Err("noting it panicked".to_owned()),
+    }
+}
+
 fn is_ahead(answer: &v1::ControlResponse) -> bool {
     matches!(&answer.message, Some(Hear::BeatReply(reply)) if reply.ahead)
 }
@@ -305,3 +324,6 @@ pub fn is_final(error: &ApiError) -> bool {
         ErrorCode::InconsistentClusterId | ErrorCode::InvalidRequest
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,15 @@ pub const FETCH_BYTES_PER_CONNECTION_AT_FIRST: usize = 2 * BATCH_BYTES_DEFAULT;
 pub const FETCH_BYTES_PER_HOST: usize = FETCH_BYTES_IN_FLIGHT / 2;
 /// The most bytes that a broker has read for consumers and that they have not taken yet.
 pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
+/// The most bytes of views of the cluster that a broker has made and that have not been taken yet,
+/// counted for each who is to take them, though they share what is the same.
+pub const VIEW_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
+/// The same of one host.
+pub const VIEW_BYTES_PER_HOST: usize = VIEW_BYTES_IN_FLIGHT / 2;
+/// The most streams on which a broker tells how the cluster changes: one for each connection.
+pub const WATCHES_MAX: usize = CONNECTIONS_MAX;
+/// The most of them from one host.
+pub const WATCHES_PER_HOST_MAX: usize = WATCHES_MAX / 2;
 /// The most concurrent streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// The most bytes that one replication stream has in flight, unacknowledged.
@@ -96,4 +105,5 @@ const _: () = assert!(FETCH_BYTES_MAX + BATCH_BYTES_MAX <= FETCH_BYTES_PER_STREA
 const _: () = assert!(FETCH_BYTES_PER_STREAM <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(FETCH_BYTES_PER_CONNECTION_AT_FIRST <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(FETCH_BYTES_PER_CONNECTION <= FETCH_BYTES_PER_HOST);
+const _: () = assert!(FETCH_BYTES_MAX <= VIEW_BYTES_PER_HOST);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

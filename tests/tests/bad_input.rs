@@ -19,6 +19,8 @@ mod node;
 mod readers;
 #[path = "bad_input/reflection.rs"]
 mod reflection;
+#[path = "bad_input/watchers.rs"]
+mod watchers;
 
 use std::time::Duration;
 

@@ -145,6 +145,17 @@ impl AdminService for AdminRpc {
         Ok(Response::new(describe_broker(self.0.get()?)))
     }
 
+    async fn unregister_broker(
+        &self,
+        request: Request<v1::UnregisterBrokerRequest>,
+    ) -> Result<Response<v1::UnregisterBrokerResponse>, Status> {
+        let ask = Ask::UnregisterBroker(*request.get_ref());
+        match self.decide(&request, ask).await? {
+            Answer::UnregisterBroker(response) => Ok(Response::new(response)),
+            _ => Err(out_of_turn()),
+        }
+    }
+
     async fn elect_leaders(
         &self,
         request: Request<v1::ElectLeadersRequest>,

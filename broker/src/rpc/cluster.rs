@@ -1,21 +1,17 @@
 //! `ClusterService`: what the cluster looks like, once or on every change.
 
-use std::collections::BTreeSet;
-use std::pin::Pin;
-use std::sync::Arc;
-
-use bytes::Bytes;
 use ottla_metadata::MetadataImage;
-use ottla_model::TopicId;
+use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::cluster_service_server::ClusterService;
-use tokio::sync::broadcast::error::RecvError;
-use tokio_stream::Stream;
+use ottla_shell::Connection;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
+use super::held_body::{Encoded, Held};
 use super::view;
-use crate::broker::{Broker, BrokerCell};
-use crate::image::ImageChange;
+use super::watch::watch;
+use crate::broker::BrokerCell;
 
 /// The service over one broker.
 #[derive(Clone)]
@@ -23,8 +19,8 @@ pub struct ClusterRpc(pub BrokerCell);
 
 #[tonic::async_trait]
 impl ClusterService for ClusterRpc {
-    type WatchClusterStream =
-        Pin<Box<dyn Stream<Item = Result<v1::WatchClusterResponse, Status>> + Send>>;
+    /// The answers are encoded once for all who watch, and take the place of this.
+    type WatchClusterStream = Empty<Result<v1::WatchClusterResponse, Status>>;
 
     async fn describe_cluster(
         &self,
@@ -47,84 +43,23 @@ impl ClusterService for ClusterRpc {
         request: Request<v1::WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
         let broker = self.0.get()?.clone();
+        let connection = request.extensions().get::<Connection>().cloned();
+        let seat = broker.watches.enter(connection.as_ref());
+        let seat = seat.map_err(|error| to_status(&error))?;
         let wanted = request.into_inner().topics;
-        Ok(Response::new(Box::pin(watch(broker, wanted))))
+        let held = Held::default();
+        let mut response = Response::new(tokio_stream::empty());
+        Encoded::instead_of(&mut response, watch(broker, seat, held.clone(), wanted));
+        held.until_sent(&mut response);
+        Ok(response)
     }
 }
 
-fn all_topics(image: &MetadataImage, wanted: &[String]) -> Vec<v1::TopicView> {
+pub(super) fn all_topics(image: &MetadataImage, wanted: &[String]) -> Vec<v1::TopicView> {
     image
         .topics
         .iter()
         .filter(|topic| view::is_wanted(wanted, &topic.name))
         .map(|topic| view::topic(image, topic))
         .collect()
-}
-
-fn watch(
-    broker: Arc<Broker>,
-    wanted: Vec<String>,
-) -> impl Stream<Item = Result<v1::WatchClusterResponse, Status>> + Send + 'static {
-    async_stream::stream! {
-        let mut changes = broker.image.subscribe();
-        let mut active = broker.image.watch_active_controller();
-        yield Ok(everything(&broker, &wanted));
-        loop {
-            let response = tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(change) => changed(&broker, &wanted, &change),
-                    // Too many changes at once: the whole picture says the same with less.
-                    Err(RecvError::Lagged(_)) => everything(&broker, &wanted),
-                    Err(RecvError::Closed) => return,
-                },
-                changed = active.changed() => match changed {
-                    Ok(()) => v1::WatchClusterResponse {
-                        change: Some(view::cluster(&broker, &broker.image.current())),
-                        deleted_topic_ids: Vec::new(),
-                    },
-                    Err(_) => return,
-                },
-            };
-            yield Ok(response);
-        }
-    }
-}
-
-fn everything(broker: &Broker, wanted: &[String]) -> v1::WatchClusterResponse {
-    let image = broker.image.current();
-    let topics = all_topics(&image, wanted);
-    let change = v1::ClusterView {
-        topics,
-        ..view::cluster(broker, &image)
-    };
-    v1::WatchClusterResponse {
-        change: Some(change),
-        deleted_topic_ids: Vec::new(),
-    }
-}
-
-fn changed(broker: &Broker, wanted: &[String], change: &ImageChange) -> v1::WatchClusterResponse {
-    let Some(delta) = &change.delta else {
-        return everything(broker, wanted);
-    };
-    let image = &change.image;
-    let mut ids: BTreeSet<TopicId> = delta.changed_topics().clone();
-    ids.extend(delta.changed_partitions().iter().map(|id| id.topic));
-    let topics = ids
-        .into_iter()
-        .filter_map(|id| image.topic(id))
-        .filter(|topic| view::is_wanted(wanted, &topic.name))
-        .map(|topic| view::topic(image, topic))
-        .collect();
-    v1::WatchClusterResponse {
-        change: Some(v1::ClusterView {
-            topics,
-            ..view::cluster(broker, image)
-        }),
-        deleted_topic_ids: delta
-            .deleted_topics()
-            .keys()
-            .map(|id| Bytes::copy_from_slice(id.as_bytes()))
-            .collect(),
-    }
 }

@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::{Request, Response};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio_stream::Stream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -38,7 +39,76 @@ impl Held {
     }
 }
 
-/// A service whose answers may hold what was reserved for them.
+/// Answers that are encoded already. They take the place of a response's own, which encodes each
+/// by itself: what many are told at once is in memory once.
+#[derive(Clone)]
+pub struct Encoded(Arc<Mutex<Option<Answers>>>);
+
+/// Messages with their gRPC prefix, up to the first error.
+type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+impl Encoded {
+    /// Has the response consist of these answers.
+    pub fn instead_of<T>(
+        response: &mut tonic::Response<T>,
+        answers: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
+    ) {
+        let answers: Answers = Box::pin(answers);
+        let encoded = Encoded(Arc::new(Mutex::new(Some(answers))));
+        response.extensions_mut().insert(encoded);
+    }
+
+    /// The body of these answers, or the one that was there.
+    fn or(self, body: Body) -> Body {
+        match self.0.lock().take() {
+            Some(answers) => Body::new(EncodedBody(Some(answers))),
+            None => body,
+        }
+    }
+}
+
+/// A message as gRPC sends it: whether it is compressed, its length, and itself.
+pub fn encoded(message: &impl prost::Message) -> Bytes {
+    let bytes = message.encoded_len();
+    let mut out = BytesMut::with_capacity(5 + bytes);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+    // The buffer grows as needed, so nothing can be wrong with it.
+    let _ = message.encode(&mut out);
+    out.freeze()
+}
+
+/// A body of answers that are encoded already.
+struct EncodedBody(Option<Answers>);
+
+impl HttpBody for EncodedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(answers) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let end = match ready!(answers.as_mut().poll_next(context)) {
+            Some(Ok(answer)) => return Poll::Ready(Some(Ok(Frame::data(answer)))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.0 = None;
+        let mut trailers = HeaderMap::new();
+        let told = end.add_header(&mut trailers);
+        Poll::Ready(Some(told.map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// A service whose answers may hold what was reserved for them, or be encoded already.
 #[derive(Debug, Clone)]
 pub struct HoldUntilSent<S>(S);
 
@@ -69,6 +139,9 @@ where
         let answering = self.0.call(request);
         Box::pin(async move {
             let mut response = answering.await?;
+            if let Some(encoded) = response.extensions_mut().remove::<Encoded>() {
+                response = response.map(|body| encoded.or(body));
+            }
             Ok(match response.extensions_mut().remove::<Held>() {
                 None => response,
                 Some(held) => response.map(|body| Body::new(HeldBody::new(body, held))),

@@ -15,6 +15,7 @@ mod replica;
 mod subscribe;
 mod unread;
 pub mod view;
+mod watch;
 
 pub use admin::AdminRpc;
 pub use cluster::ClusterRpc;
@@ -22,3 +23,4 @@ pub use held_body::HoldUntilSent;
 pub use log::LogRpc;
 pub use replica::{ProbeIdentity, ReplicaRpc};
 pub use unread::UnreadRoom;
+pub use watch::Watches;

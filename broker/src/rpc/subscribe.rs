@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_model::batch::{Record, decode_records, next_batch, validate_stored_batch};
+use ottla_model::batch::{Record, StoredBatchError, next_batch, read_stored_batch};
 use ottla_model::error::ApiError;
 use ottla_model::{ErrorCode, Offset, PartitionIndex, TopicId, TopicIdPartition};
 use ottla_proto::status::{from_status, to_status};
@@ -149,16 +149,19 @@ impl Reader {
                 }
                 Err(error) => return Err(error),
             };
-            let (records, after) = self.decode(&result.batches, next, end)?;
-            if !records.is_empty() {
-                let Some(unread) = self.unread(&records, sender).await? else {
+            let decoded = decode(&self.topic, self.id.partition, &result.batches, next, end);
+            if !decoded.records.is_empty() {
+                let Some(unread) = self.unread(&decoded.records, sender).await? else {
                     return Ok(());
                 };
-                if sender.send(Ok((records, unread))).await.is_err() {
+                if sender.send(Ok((decoded.records, unread))).await.is_err() {
                     return Ok(());
                 }
             }
-            next = after;
+            if let Some(error) = decoded.failure {
+                return Err(error);
+            }
+            next = decoded.next;
         }
         Ok(())
     }
@@ -320,42 +323,70 @@ impl Reader {
             None => Ok(v1::FetchResult::default()),
         }
     }
+}
 
-    /// The records from `from` on and below `end`, and where to go on.
-    fn decode(
-        &self,
-        batches: &Bytes,
-        from: Offset,
-        end: Option<Offset>,
-    ) -> Result<(Vec<v1::SubscribedRecord>, Offset), ApiError> {
-        let corrupt = |error: &dyn std::fmt::Display| {
-            let message = format!(
-                "partition {} behind offset {from}: {error}",
-                self.id.partition
-            );
-            ApiError::new(ErrorCode::CorruptMessage, message)
+/// What fetched batches give.
+#[derive(Debug)]
+struct Decoded {
+    records: Vec<v1::SubscribedRecord>,
+    /// Where to go on.
+    next: Offset,
+    /// Why nothing behind the records can be read.
+    failure: Option<ApiError>,
+}
+
+/// The records from `from` on and below `end`, up to the first batch that gives none because of
+/// what it is. Nothing at or behind the end is looked at.
+fn decode(
+    topic: &str,
+    partition: PartitionIndex,
+    batches: &Bytes,
+    from: Offset,
+    end: Option<Offset>,
+) -> Decoded {
+    let mut decoded = Decoded {
+        records: Vec::new(),
+        next: from,
+        failure: None,
+    };
+    let corrupt = |error: &dyn std::fmt::Display| {
+        let message = format!("cannot read {topic}-{partition} on: {error}");
+        Some(ApiError::new(ErrorCode::CorruptMessage, message))
+    };
+    let damaged = |at: Offset, error: &dyn std::fmt::Display| {
+        corrupt(&format!("the records at offset {at} are damaged: {error}"))
+    };
+    let mut rest: &[u8] = batches;
+    while !rest.is_empty() && end.is_none_or(|end| decoded.next < end) {
+        let (header, batch, behind) = match next_batch(rest) {
+            Ok(split) => split,
+            Err(error) => {
+                decoded.failure = damaged(decoded.next, &error);
+                return decoded;
+            }
         };
-        let mut out = Vec::new();
-        let mut next = from;
-        let mut rest: &[u8] = batches;
-        while !rest.is_empty() {
-            let (header, batch, behind) = next_batch(rest).map_err(|error| corrupt(&error))?;
-            validate_stored_batch(batch).map_err(|error| corrupt(&error))?;
-            let batch = batches.slice_ref(batch);
-            let records = decode_records(&batch, UNPACKED_MAX).map_err(|error| corrupt(&error))?;
-            let wanted =
-                |record: &Record| record.offset >= from && end.is_none_or(|e| record.offset < e);
-            out.extend(
-                records
-                    .into_iter()
-                    .filter(wanted)
-                    .map(|record| plain(self.id.partition, record)),
-            );
-            next = next.max(header.next_offset());
-            rest = behind;
+        rest = behind;
+        if header.next_offset() <= decoded.next {
+            continue;
         }
-        Ok((out, next))
+        let records = match read_stored_batch(&batches.slice_ref(batch), UNPACKED_MAX) {
+            Ok((_, records)) => records,
+            Err(error) => {
+                decoded.failure = match error {
+                    StoredBatchError::Unpackable(batch) => corrupt(&batch),
+                    StoredBatchError::Damaged(error) => damaged(decoded.next, &error),
+                };
+                return decoded;
+            }
+        };
+        let wanted =
+            |record: &Record| record.offset >= from && end.is_none_or(|end| record.offset < end);
+        let records = records.into_iter().filter(wanted);
+        let records = records.map(|record| plain(partition, record));
+        decoded.records.extend(records);
+        decoded.next = header.next_offset();
     }
+    decoded
 }
 
 fn api_error(status: &Status) -> ApiError {
@@ -390,5 +421,100 @@ fn plain(partition: PartitionIndex, record: Record) -> v1::SubscribedRecord {
                 }
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_model::LeaderEpoch;
+    use ottla_model::batch::{BatchBuilder, NewRecord, stamp};
+    use ottla_model::compression::Compression;
+
+    use super::*;
+
+    /// A batch of so many records at this offset.
+    fn batch(base: i64, count: usize, compression: Compression) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(compression);
+        for _ in 0..count {
+            builder.push(&NewRecord::default()).expect("room");
+        }
+        let mut batch = builder.build().expect("a batch").to_vec();
+        stamp(&mut batch, Offset(base), LeaderEpoch(0), None);
+        batch
+    }
+
+    fn sealed(mut batch: Vec<u8>) -> Vec<u8> {
+        let length = i32::try_from(batch.len() - 12).expect("a size");
+        batch[8..12].copy_from_slice(&length.to_be_bytes());
+        let crc = crc_of(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        batch
+    }
+
+    fn crc_of(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+            })
+        })
+    }
+
+    /// Three records at this offset, the compressed part of which is garbage.
+    fn unpackable(base: i64) -> Vec<u8> {
+        let mut batch = batch(base, 3, Compression::Gzip);
+        batch[61..].fill(7);
+        sealed(batch)
+    }
+
+    /// One record at this offset that claims the one which is so much further.
+    fn claiming(base: i64, offset_delta: u8) -> Vec<u8> {
+        let mut bytes = batch(base, 1, Compression::None);
+        // Length, attributes, timestamp delta; then the offset delta in zigzag.
+        bytes[61 + 3] = 2 * offset_delta;
+        let records = bytes.split_off(61);
+        Compression::Gzip
+            .compress(&records, &mut bytes)
+            .expect("packed");
+        bytes[22] |= Compression::Gzip.id();
+        sealed(bytes)
+    }
+
+    fn read(batches: Vec<u8>, from: i64, end: Option<i64>) -> (Vec<i64>, i64, Option<String>) {
+        let batches = Bytes::from(batches);
+        let decoded = decode(
+            "t",
+            PartitionIndex(4),
+            &batches,
+            Offset(from),
+            end.map(Offset),
+        );
+        let offsets = decoded.records.iter().map(|it| it.offset).collect();
+        let failure = decoded.failure.map(|error| error.message);
+        (offsets, decoded.next.0, failure)
+    }
+
+    #[test]
+    fn what_stands_before_a_batch_that_cannot_be_unpacked_comes_first_then_what_is_wrong() {
+        let batches = [batch(0, 2, Compression::None), unpackable(2)].concat();
+        let (offsets, _, failure) = read(batches.clone(), 1, None);
+        assert_eq!(offsets, [1]);
+        let failure = failure.expect("a failure");
+        for part in ["t-4", "offsets 2 to 4", "gzip", "go on at offset 5"] {
+            assert!(failure.contains(part), "no {part:?} in {failure}");
+        }
+        // Nothing behind the end is looked at, nor anything before the beginning.
+        assert_eq!(read(batches.clone(), 0, Some(2)), (vec![0, 1], 2, None));
+        let batches = [unpackable(2), batch(5, 1, Compression::None)].concat();
+        assert_eq!(read(batches, 5, None), (vec![5], 6, None));
+    }
+
+    #[test]
+    fn a_record_that_claims_an_offset_of_another_batch_is_not_delivered() {
+        let batches = [claiming(0, 5), batch(1, 1, Compression::None)].concat();
+        let (offsets, next, failure) = read(batches, 0, None);
+        assert_eq!((offsets, next), (Vec::new(), 0));
+        let failure = failure.expect("a failure");
+        assert!(failure.contains("record 0 has offset 5"), "{failure}");
+        assert!(failure.contains("go on at offset 1"), "{failure}");
     }
 }

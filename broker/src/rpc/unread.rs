@@ -16,7 +16,7 @@ use ottla_model::ErrorCode;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{
     BATCH_BYTES_DEFAULT, FETCH_BYTES_IN_FLIGHT, FETCH_BYTES_MAX, FETCH_BYTES_PER_HOST,
-    FETCH_BYTES_PER_STREAM,
+    FETCH_BYTES_PER_STREAM, VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST,
 };
 use ottla_shell::{Connection, Progress};
 use parking_lot::Mutex;
@@ -36,9 +36,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_AT_LEAST: usize = 1_024;
 
 /// A machine, as far as addresses tell. An IPv6 host chooses freely among those of its network.
-type Host = IpAddr;
+pub(super) type Host = IpAddr;
 
-fn host(peer: IpAddr) -> Host {
+pub(super) fn host(peer: IpAddr) -> Host {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -77,6 +77,7 @@ impl Part {
 /// The room of a broker for what consumers have not taken yet.
 pub struct UnreadRoom {
     all: Part,
+    per_host: usize,
     hosts: Mutex<Hosts>,
     calls: Mutex<Calls>,
 }
@@ -95,15 +96,26 @@ struct Calls {
 
 impl Default for UnreadRoom {
     fn default() -> UnreadRoom {
-        UnreadRoom {
-            all: Part::new(FETCH_BYTES_IN_FLIGHT),
-            hosts: Mutex::default(),
-            calls: Mutex::default(),
-        }
+        UnreadRoom::new(FETCH_BYTES_IN_FLIGHT, FETCH_BYTES_PER_HOST)
     }
 }
 
 impl UnreadRoom {
+    fn new(bytes: usize, per_host: usize) -> UnreadRoom {
+        UnreadRoom {
+            all: Part::new(bytes),
+            per_host,
+            hosts: Mutex::default(),
+            calls: Mutex::default(),
+        }
+    }
+
+    /// The room for views of the cluster. One of its own: who reads records slowly must learn of a
+    /// new leader all the same.
+    pub fn of_views() -> UnreadRoom {
+        UnreadRoom::new(VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST)
+    }
+
     fn part_of(&self, host: Host) -> Arc<Part> {
         let mut hosts = self.hosts.lock();
         if let Some(part) = hosts.by_address.get(&host).and_then(Weak::upgrade) {
@@ -113,7 +125,7 @@ impl UnreadRoom {
             hosts.by_address.retain(|_, part| part.strong_count() > 0);
             hosts.sweep_at = SWEEP_AT_LEAST.max(2 * hosts.by_address.len());
         }
-        let part = Arc::new(Part::new(FETCH_BYTES_PER_HOST));
+        let part = Arc::new(Part::new(self.per_host));
         hosts.by_address.insert(host, Arc::downgrade(&part));
         part
     }
@@ -242,6 +254,32 @@ impl FetchBudget {
         }
     }
 
+    /// The budget of a stream that has one message in flight at a time.
+    pub fn of_messages(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> FetchBudget {
+        let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_MAX)));
+        FetchBudget {
+            stream,
+            ..FetchBudget::of_call(room, connection)
+        }
+    }
+
+    /// Reserves what a message of this size holds, once the one before is taken; waits as long as
+    /// it takes for that, and a bounded time for others.
+    pub async fn reserve_message(&self, bytes: usize) -> Result<Unread, ApiError> {
+        let mut permits = Vec::with_capacity(3);
+        if let Some(own) = &self.stream {
+            // Never closed.
+            if let Ok(permit) = Arc::clone(own)
+                .acquire_many_owned(FETCH_BYTES_MAX as u32)
+                .await
+            {
+                permits.push(permit);
+            }
+        }
+        self.reserve_shared(permits, bytes.clamp(1, FETCH_BYTES_MAX))
+            .await
+    }
+
     /// Reserves what one response may hold: what was asked for, or a batch of ordinary size; less
     /// while the connection has taken little. Waits as long as it takes for what the same
     /// connection has not taken yet, and a bounded time for others.
@@ -262,6 +300,16 @@ impl FetchBudget {
                 permits.push(permit);
             }
         }
+        self.reserve_shared(permits, most).await
+    }
+
+    /// Adds to what is reserved of one's own what others want too.
+    async fn reserve_shared(
+        &self,
+        mut permits: Vec<OwnedSemaphorePermit>,
+        most: usize,
+    ) -> Result<Unread, ApiError> {
+        let bytes = u32::try_from(most).unwrap_or(u32::MAX);
         let deadline = Instant::now() + PATIENCE;
         if let Some(call) = &self.call
             && let Some(part) = &call.part

@@ -23,6 +23,20 @@ pub enum BrokerCommand {
     /// Show what one broker knows of itself and its replicas, or if it does not answer, what the
     /// cluster knows of it
     Describe(DescribeArgs),
+    /// Take a stopped broker out of the cluster for good
+    Unregister(UnregisterArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct UnregisterArgs {
+    /// The broker's node id
+    id: i32,
+    /// Even if partitions list it as a replica: they stay one replica short, and what only this
+    /// broker held is lost
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    request: RequestArgs,
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +52,7 @@ pub async fn run(command: BrokerCommand) -> CommandResult {
     match command {
         BrokerCommand::List(request) => list(request).await,
         BrokerCommand::Describe(args) => describe(args).await,
+        BrokerCommand::Unregister(args) => unregister(args).await,
     }
 }
 
@@ -126,6 +141,25 @@ async fn list(request: RequestArgs) -> CommandResult {
     let brokers = listed(&client.admin().describe_cluster().await?);
     Ok(output::print(request.output.output, &brokers, |brokers| {
         table(brokers)
+    })?)
+}
+
+#[derive(Debug, Serialize)]
+struct Unregistered {
+    id: i32,
+    unregistered: bool,
+}
+
+async fn unregister(args: UnregisterArgs) -> CommandResult {
+    let UnregisterArgs { id, force, request } = args;
+    let client = session::open(&request).await?;
+    client.admin().unregister_broker(NodeId(id), force).await?;
+    let done = Unregistered {
+        id,
+        unregistered: true,
+    };
+    Ok(output::print(request.output.output, &done, |done| {
+        format!("unregistered broker {}\n", done.id)
     })?)
 }
 

@@ -219,6 +219,22 @@ impl Admin {
         .await
     }
 
+    /// Takes a broker that is stopped out of the cluster for good; with `force`, even if partitions
+    /// list it as a replica.
+    ///
+    /// # Errors
+    /// `POLICY_VIOLATION` if it is alive, or has replicas and it is not forced;
+    /// `BROKER_ID_NOT_REGISTERED` if there is no such broker.
+    pub async fn unregister_broker(&self, broker: NodeId, force: bool) -> Result<(), ClientError> {
+        let broker_id = broker.0;
+        let request = v1::UnregisterBrokerRequest { broker_id, force };
+        self.call("unregistering the broker", request, |mut c, r| async move {
+            c.unregister_broker(r).await
+        })
+        .await
+        .map(|_: v1::UnregisterBrokerResponse| ())
+    }
+
     pub async fn describe_quorum(&self) -> Result<v1::DescribeQuorumResponse, ClientError> {
         let request = v1::DescribeQuorumRequest {};
         self.call("describing the quorum", request, |mut c, r| async move {

@@ -3,11 +3,12 @@
 //! Knows neither brokers nor streams.
 
 use std::collections::VecDeque;
-use std::error::Error as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_model::batch::{BatchHeader, Record, decode_records, next_batch, validate_stored_batch};
+use ottla_model::batch::{
+    BatchHeader, Record, StoredBatchError, UnpackableBatch, next_batch, read_stored_batch,
+};
 use ottla_model::{Instant, LeaderEpoch, Offset, PartitionIndex};
 
 use super::ConsumedRecord;
@@ -249,23 +250,21 @@ impl Position {
     }
 
     fn unpack(&mut self, batch: &Bytes) -> Result<(), ConsumeError> {
-        let unpacked = match validate_stored_batch(batch) {
-            Ok(header) => match records_of(&header, batch) {
-                Ok(records) => Ok((header, records)),
-                Err(reason) => Err(self.unpackable(&header, reason)),
-            },
-            Err(error) => {
-                let base = BatchHeader::decode(batch).map_or(self.next, |it| it.base_offset);
-                Err(self.corrupt(base.max(self.next), error.to_string()))
-            }
-        };
-        match unpacked {
+        match read_stored_batch(batch, UNPACKED_BYTES_MAX) {
             Ok((header, records)) => {
                 self.records = records.into();
                 self.behind_records = header.next_offset();
                 Ok(())
             }
             Err(error) => {
+                let error = match error {
+                    StoredBatchError::Unpackable(batch) => self.unpackable(batch),
+                    StoredBatchError::Damaged(error) => {
+                        let base =
+                            BatchHeader::decode(batch).map_or(self.next, |it| it.base_offset);
+                        self.corrupt(base.max(self.next), error.to_string())
+                    }
+                };
                 self.batches.clear();
                 self.buffered_bytes = 0;
                 self.failure = Some(error.clone());
@@ -274,13 +273,19 @@ impl Position {
         }
     }
 
-    fn unpackable(&self, header: &BatchHeader, reason: String) -> ConsumeError {
+    fn unpackable(&self, batch: UnpackableBatch) -> ConsumeError {
+        let UnpackableBatch {
+            base_offset,
+            next_offset,
+            compression,
+            reason,
+        } = batch;
         ConsumeError::Unpackable {
             topic: self.topic.to_string(),
             partition: self.partition,
-            base_offset: header.base_offset,
-            next_offset: header.next_offset(),
-            compression: header.attributes.compression().unwrap_or_default(),
+            base_offset,
+            next_offset,
+            compression,
             reason,
         }
     }
@@ -293,23 +298,6 @@ impl Position {
             reason,
         }
     }
-}
-
-/// The records of a batch that is whole. Its checksum says nothing of what stands compressed in it.
-fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Vec<Record>, String> {
-    let records = decode_records(batch, UNPACKED_BYTES_MAX).map_err(|error| {
-        let cause = error.source().map(ToString::to_string);
-        cause.unwrap_or_else(|| error.to_string())
-    })?;
-    // An offset of another batch would make the consumer pass over that batch's records.
-    let mut least = header.base_offset;
-    for (index, record) in records.iter().enumerate() {
-        if record.offset < least || record.offset >= header.next_offset() {
-            return Err(format!("record {index} has offset {}", record.offset));
-        }
-        least = record.offset.next();
-    }
-    Ok(records)
 }
 
 #[cfg(test)]

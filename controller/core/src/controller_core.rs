@@ -13,9 +13,9 @@ use crate::config::ControllerConfig;
 use crate::damage::report_damage;
 use crate::draft::Draft;
 use crate::election::{elect_leaderless, elect_preferred, elect_requested};
-use crate::request::{Reply, Request};
+use crate::request::{RegisterBroker, Reply, Request};
 use crate::session::{Sessions, cut_off_after};
-use crate::{fencing, producer_ids, registration, topic, topic_config};
+use crate::{fencing, producer_ids, registration, topic, topic_config, unregistration};
 
 #[cfg(test)]
 mod tests;
@@ -79,8 +79,9 @@ impl ControllerCore {
     /// of the scratch image; a refusal leaves both as they were. `random` makes ids and spreads
     /// replicas, and must be fresh each time.
     ///
-    /// The records of fencing, unfencing, registering and shutting down may be cut into several
-    /// entries at any point; those of every other request fit one entry and belong together.
+    /// The records of fencing, unfencing, registering, unregistering and shutting down may be cut
+    /// into several entries at any point; those of every other request fit one entry and belong
+    /// together.
     pub fn decide(
         &mut self,
         now: Instant,
@@ -279,16 +280,7 @@ impl Active {
             Request::RegisterController(request) => {
                 registration::register_controller(draft, request).map(Answer::from)
             }
-            Request::RegisterBroker(request) => {
-                let broker = request.broker;
-                let sessions = &self.sessions;
-                let epoch = registration::register_broker(draft, sessions, now, gone, request)?;
-                let reply = Reply::BrokerRegistered {
-                    broker_epoch: epoch,
-                };
-                let note = Note::Registered(broker, epoch);
-                Ok(Answer { reply, note })
-            }
+            Request::RegisterBroker(request) => self.register(now, gone, request, draft),
             Request::Fence {
                 broker,
                 broker_epoch,
@@ -314,6 +306,11 @@ impl Active {
                     note,
                 })
             }
+            Request::UnregisterBroker(request) => {
+                let sessions = &self.sessions;
+                unregistration::unregister_broker(draft, sessions, now, gone, &request)
+                    .map(Answer::from)
+            }
             Request::CreateTopic(request) => {
                 topic::create_topic(draft, config, random, request).map(Answer::from)
             }
@@ -338,6 +335,25 @@ impl Active {
                 broker_epoch,
             } => producer_ids::allocate(draft, broker, broker_epoch).map(Answer::from),
         }
+    }
+
+    fn register(
+        &self,
+        now: Instant,
+        gone: &BTreeSet<NodeId>,
+        request: RegisterBroker,
+        draft: &mut Draft,
+    ) -> Result<Answer, ApiError> {
+        let broker = request.broker;
+        let sessions = &self.sessions;
+        let (broker_epoch, outdated) =
+            registration::register_broker(draft, sessions, now, gone, request)?;
+        let reply = Reply::BrokerRegistered {
+            broker_epoch,
+            outdated,
+        };
+        let note = Note::Registered(broker, broker_epoch);
+        Ok(Answer { reply, note })
     }
 
     /// Makes a decision part of the scratch image.

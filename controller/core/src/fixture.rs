@@ -211,6 +211,7 @@ pub(crate) fn registration(broker: i32, incarnation: u8) -> RegisterBroker {
         rack: None,
         version: "0.1.0".to_owned(),
         previous_broker_epoch: None,
+        last_broker_epoch: None,
     }
 }
 

@@ -21,6 +21,7 @@ mod request;
 mod session;
 mod topic;
 mod topic_config;
+mod unregistration;
 
 #[cfg(test)]
 mod fixture;
@@ -32,5 +33,5 @@ pub use config::ControllerConfig;
 pub use controller_core::ControllerCore;
 pub use request::{
     AlterPartition, AlterPartitions, AlterTopic, CreatePartitions, CreateTopic, DeleteTopic,
-    RegisterBroker, RegisterController, Reply, ReportDamage, Request,
+    RegisterBroker, RegisterController, Reply, ReportDamage, Request, UnregisterBroker,
 };

@@ -51,14 +51,15 @@ pub(crate) fn register_controller(
     Ok(Reply::Done)
 }
 
-/// Registers a broker process, or amends the registration of the same process.
+/// Registers a broker process, or amends the registration of the same process. Returns its epoch,
+/// and the one under which it served last if its directory knows nothing of that.
 pub(crate) fn register_broker(
     draft: &mut Draft,
     sessions: &Sessions,
     now: Instant,
     gone: &BTreeSet<NodeId>,
     request: RegisterBroker,
-) -> Result<BrokerEpoch, ApiError> {
+) -> Result<(BrokerEpoch, Option<BrokerEpoch>), ApiError> {
     check_cluster(draft.image(), &request)?;
     check_directory(draft.image(), &request)?;
     let broker = request.broker;
@@ -67,19 +68,37 @@ pub(crate) fn register_broker(
         .as_ref()
         .filter(|existing| existing.incarnation == request.incarnation);
     if let Some(existing) = same_process {
-        return amend(draft, existing, request);
+        return amend(draft, existing, request).map(|epoch| (epoch, None));
     }
     if let Some(existing) = &existing {
         check_successor(sessions, now, existing, &request)?;
         fence(draft, gone, broker, existing.epoch, Cause::Registration)?;
     }
-    let same_directory = |existing: &BrokerRegistration| existing.directory == request.directory;
-    if !existing.as_ref().is_some_and(same_directory) {
-        forget_all_replicas(draft, gone, broker, Cause::DirectoryLost)?;
+    let same_directory = existing.filter(|existing| existing.directory == request.directory);
+    let outdated = match &same_directory {
+        Some(existing) => served_since(existing, &request),
+        None => None,
+    };
+    let lost = match same_directory {
+        None => Some(Cause::DirectoryLost),
+        Some(_) => outdated.map(|_| Cause::DirectoryOutdated),
+    };
+    if let Some(cause) = lost {
+        forget_all_replicas(draft, gone, broker, cause)?;
     }
     let broker_epoch = BrokerEpoch(draft.image().offset.0);
     draft.push(record_of(request))?;
-    Ok(broker_epoch)
+    Ok((broker_epoch, outdated))
+}
+
+/// The epoch under which the broker was unfenced on this directory and of which the directory knows
+/// nothing: it was replaced by an older copy, and records that others believe it to hold are gone.
+/// A directory notes its epoch before its broker can be unfenced under it, so that a crash between
+/// looks like no such copy. One that states none was never granted any, or not by a build that
+/// notes it, and is believed.
+fn served_since(existing: &BrokerRegistration, request: &RegisterBroker) -> Option<BrokerEpoch> {
+    let last = request.last_broker_epoch?;
+    existing.served_epoch.filter(|served| *served > last)
 }
 
 fn check_cluster(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
@@ -179,5 +198,110 @@ fn record_of(request: RegisterBroker) -> BrokerRegistered {
         internal_endpoint: request.internal_endpoint,
         rack: request.rack,
         version: request.version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_metadata::{MetadataRecord, decode_snapshot, encode_snapshot};
+
+    use super::*;
+    use crate::fixture::{Fixture, registration};
+    use crate::request::Request;
+
+    /// Stops the broker and has it register again on the same directory, which states this epoch.
+    fn restart(
+        fixture: &mut Fixture,
+        broker: i32,
+        incarnation: u8,
+        last: Option<BrokerEpoch>,
+    ) -> (Option<BrokerEpoch>, Vec<MetadataRecord>) {
+        fixture.disconnect(broker);
+        let request = RegisterBroker {
+            last_broker_epoch: last,
+            ..registration(broker, incarnation)
+        };
+        match fixture.decide(Request::RegisterBroker(request)) {
+            Ok((Reply::BrokerRegistered { outdated, .. }, records)) => (outdated, records),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Connects and unfences a broker that has registered.
+    fn unfence(fixture: &mut Fixture, broker: i32) {
+        let epoch = fixture.epoch(broker);
+        fixture
+            .core
+            .on_connected(fixture.now, NodeId(broker), epoch);
+        let outcome = fixture.beat(broker);
+        fixture.must(outcome.needs_decision.expect("a ready broker is unfenced"));
+    }
+
+    #[test]
+    fn a_directory_restored_from_an_older_copy_counts_as_lost_even_if_all_brokers_restart() {
+        let mut fixture = Fixture::with_brokers(3);
+        let old = fixture.epoch(1);
+        restart(&mut fixture, 1, 11, Some(old));
+        unfence(&mut fixture, 1);
+        let served = fixture.epoch(1);
+        let topic = fixture.topic("t", &[1, 2, 3], &[]);
+        // Nobody is left who could fence the others: all stop, the restored one registers first.
+        for broker in [3, 2] {
+            fixture.disconnect(broker);
+            fixture.fence(broker);
+        }
+        fixture.disconnect(1);
+        fixture.fence(1);
+        assert_eq!(fixture.state(topic), "isr [1] elr [2] leader 0");
+        let (outdated, _) = restart(&mut fixture, 1, 12, Some(old));
+        assert_eq!(outdated, Some(served));
+        unfence(&mut fixture, 1);
+        assert!(!fixture.partition(topic).isr.contains(&NodeId(1)));
+        assert_eq!(fixture.partition(topic).leader, None);
+        let last = fixture.epoch(2);
+        let (outdated, _) = restart(&mut fixture, 2, 22, Some(last));
+        assert_eq!(outdated, None);
+        unfence(&mut fixture, 2);
+        assert_eq!(fixture.partition(topic).leader, Some(NodeId(2)));
+    }
+
+    #[test]
+    fn a_directory_that_knows_the_epoch_its_broker_served_under_is_believed() {
+        let mut fixture = Fixture::with_brokers(2);
+        let topic = fixture.topic("t", &[1], &[]);
+        let served = fixture.epoch(1);
+        let (outdated, records) = restart(&mut fixture, 1, 11, Some(served));
+        assert_eq!(outdated, None);
+        let kinds: Vec<_> = records.iter().map(MetadataRecord::kind).collect();
+        assert!(
+            !kinds.is_empty() && fixture.partition(topic).isr == [NodeId(1)],
+            "{kinds:?}"
+        );
+        // It crashed before it had noted its last epoch, under which it never served.
+        assert!(fixture.epoch(1) > served);
+        let (outdated, _) = restart(&mut fixture, 1, 12, Some(served));
+        assert_eq!(outdated, None);
+        // A build that does not note epochs.
+        unfence(&mut fixture, 1);
+        assert_eq!(restart(&mut fixture, 1, 13, None).0, None);
+        assert_eq!(fixture.partition(topic).isr, [NodeId(1)]);
+    }
+
+    #[test]
+    fn the_epoch_that_a_broker_served_under_outlives_snapshots_and_ends_with_its_directory() {
+        let mut fixture = Fixture::with_brokers(1);
+        let served = fixture.epoch(1);
+        let of = |image: &MetadataImage| image.broker(NodeId(1)).and_then(|it| it.served_epoch);
+        assert_eq!(of(fixture.image()), Some(served));
+        restart(&mut fixture, 1, 11, Some(served));
+        assert_eq!(of(fixture.image()), Some(served));
+        let restored = decode_snapshot(encode_snapshot(fixture.image())).unwrap();
+        assert_eq!(of(&restored), Some(served));
+        fixture.disconnect(1);
+        fixture.must(Request::RegisterBroker(RegisterBroker {
+            directory: ottla_model::DirectoryId::from_bytes([99; 16]),
+            ..registration(1, 12)
+        }));
+        assert_eq!(of(fixture.image()), None);
     }
 }

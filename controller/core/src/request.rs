@@ -34,6 +34,7 @@ pub enum Request {
         broker: NodeId,
         broker_epoch: BrokerEpoch,
     },
+    UnregisterBroker(UnregisterBroker),
     CreateTopic(CreateTopic),
     AlterTopic(AlterTopic),
     CreatePartitions(CreatePartitions),
@@ -76,6 +77,17 @@ pub struct RegisterBroker {
     /// because a broker syncs before it acknowledges, so a crash loses nothing committed as long
     /// as the directory is the same.
     pub previous_broker_epoch: Option<BrokerEpoch>,
+    /// The last epoch that this directory was granted, noted before anything was done under it. If
+    /// the broker was ever unfenced under a later one, the directory is an older copy.
+    pub last_broker_epoch: Option<BrokerEpoch>,
+}
+
+/// A broker is to leave the cluster for good (Kafka's UnregisterBroker, KIP-631).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnregisterBroker {
+    pub broker: NodeId,
+    /// Even if partitions list it as a replica.
+    pub force: bool,
 }
 
 /// A topic is to be made.
@@ -153,6 +165,9 @@ pub enum Reply {
     Done,
     BrokerRegistered {
         broker_epoch: BrokerEpoch,
+        /// The epoch under which the broker served last, if its directory is an older copy that
+        /// knows nothing of it. Its replicas have left every ISR and refill.
+        outdated: Option<BrokerEpoch>,
     },
     /// With `validate_only`, what would have been created.
     TopicCreated {

@@ -104,16 +104,28 @@ async fn register(
     let request = registration(wire, ours).map_err(refused)?;
     let (broker, incarnation) = (request.broker, request.incarnation);
     let internal_endpoint = request.internal_endpoint.clone();
+    let last_known = request.last_broker_epoch;
     let request = Request::RegisterBroker(request);
     let decided = handler.decide_by(request, DECISION_TIMEOUT).await;
     match decided {
         Ok(decided) => match decided.reply {
-            Reply::BrokerRegistered { broker_epoch } => Ok(Registered {
-                broker,
-                epoch: broker_epoch,
-                incarnation,
-                internal_endpoint,
-            }),
+            Reply::BrokerRegistered {
+                broker_epoch,
+                outdated,
+            } => {
+                if let Some(served) = outdated {
+                    tracing::warn!(broker = %broker, served_epoch = %served,
+                        last_known_epoch = ?last_known, "the broker's data directory is an older \
+                        copy, from before it served last; nothing in it counts as in sync, and \
+                        it is refilled from the other replicas");
+                }
+                Ok(Registered {
+                    broker,
+                    epoch: broker_epoch,
+                    incarnation,
+                    internal_endpoint,
+                })
+            }
             other => Err(refused(ApiError::new(
                 ErrorCode::UnknownServerError,
                 format!("a registration was answered by {other:?}"),

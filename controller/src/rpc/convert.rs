@@ -3,7 +3,7 @@
 
 use ottla_controller_core::{
     AlterPartition, AlterPartitions, AlterTopic, CreatePartitions, CreateTopic, DeleteTopic,
-    RegisterBroker, Reply, ReportDamage, Request,
+    RegisterBroker, Reply, ReportDamage, Request, UnregisterBroker,
 };
 use ottla_metadata::{Endpoint, MetadataImage};
 use ottla_model::error::ApiError;
@@ -72,6 +72,7 @@ pub fn registration(
         rack,
         version,
         previous_broker_epoch,
+        last_broker_epoch,
     } = wire;
     let not_founded = || {
         let message = "the cluster is not founded yet; try again";
@@ -101,6 +102,7 @@ pub fn registration(
         rack: Some(short(rack, "rack")?).filter(|rack| !rack.is_empty()),
         version: short(version, "version")?,
         previous_broker_epoch: previous_broker_epoch.map(BrokerEpoch),
+        last_broker_epoch: last_broker_epoch.map(BrokerEpoch),
     })
 }
 
@@ -307,6 +309,15 @@ pub fn topic_deleted(reply: Reply) -> Converted<v1::DeleteTopicResponse> {
 }
 
 /// Partitions may be named by the topic's name; `image` knows their ids.
+pub fn unregister_broker(wire: v1::UnregisterBrokerRequest) -> Converted<Request> {
+    let v1::UnregisterBrokerRequest { broker_id, force } = wire;
+    let broker = NodeId(broker_id);
+    Ok(Request::UnregisterBroker(UnregisterBroker {
+        broker,
+        force,
+    }))
+}
+
 pub fn elect_leaders(wire: v1::ElectLeadersRequest, image: &MetadataImage) -> Converted<Request> {
     let v1::ElectLeadersRequest { partitions } = wire;
     if partitions.is_empty() {

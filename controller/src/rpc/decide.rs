@@ -87,6 +87,11 @@ fn convert(
             let make = Box::new(|reply| convert::topic_deleted(reply).map(Answer::DeleteTopic));
             (convert::delete_topic(wire)?, make)
         }
+        Some(Wire::UnregisterBroker(wire)) => {
+            let answer = Answer::UnregisterBroker(v1::UnregisterBrokerResponse {});
+            let make = Box::new(|reply| convert::done(reply).map(|()| answer));
+            (convert::unregister_broker(wire)?, make)
+        }
         Some(Wire::ElectLeaders(wire)) => {
             let image = handler.feed.current().image;
             let make = Box::new(|reply| convert::elected(reply).map(Answer::ElectLeaders));

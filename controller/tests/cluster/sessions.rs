@@ -39,6 +39,7 @@ impl FakeBroker {
             rack: String::new(),
             version: "test".to_owned(),
             previous_broker_epoch: None,
+            last_broker_epoch: None,
         };
         let (beats, receiver) = mpsc::channel(16);
         cluster.client.block_on(async {

@@ -1,7 +1,7 @@
 //! Looking records up by time.
 
 use bytes::Bytes;
-use ottla_model::batch::{BatchHeader, Record, decode_records};
+use ottla_model::batch::{BatchHeader, decode_records};
 use ottla_model::{Offset, TimestampMs};
 
 use super::PartitionLog;
@@ -129,26 +129,17 @@ impl PartitionLog {
         log_start: Offset,
     ) -> Option<(Offset, TimestampMs)> {
         let header = BatchHeader::decode(batch)?;
-        match records_within(batch, &header) {
-            Some(records) => records
+        match decode_records(batch, UNPACKED_BYTES_MAX) {
+            Ok(records) => records
                 .into_iter()
                 .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
                 .map(|record| (record.offset, record.timestamp)),
             // Its producer wrote it so, for its checksum is right. Whoever reads from here comes
             // upon the batch, and hears what is wrong with it.
-            None if header.max_timestamp >= timestamp => {
+            Err(_) if header.max_timestamp >= timestamp => {
                 Some((header.base_offset.max(log_start), header.max_timestamp))
             }
-            None => None,
+            Err(_) => None,
         }
     }
-}
-
-/// The records of a batch whose checksum is right, if they can be unpacked and are where its
-/// header says.
-fn records_within(batch: &Bytes, header: &BatchHeader) -> Option<Vec<Record>> {
-    let records = decode_records(batch, UNPACKED_BYTES_MAX).ok()?;
-    let within = header.base_offset..header.next_offset();
-    let all_within = records.iter().all(|record| within.contains(&record.offset));
-    all_within.then_some(records)
 }

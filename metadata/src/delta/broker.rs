@@ -24,6 +24,8 @@ impl MetadataDelta {
             .brokers
             .get(&record.broker)
             .filter(|old| old.incarnation == record.incarnation);
+        let known = self.image.brokers.get(&record.broker);
+        let same_directory = known.filter(|old| old.directory == record.directory);
         let registration = BrokerRegistration {
             broker: record.broker,
             epoch: amended.map_or(BrokerEpoch(self.image.offset.0), |old| old.epoch),
@@ -35,6 +37,7 @@ impl MetadataDelta {
             version: record.version.clone(),
             fenced: amended.is_none_or(|old| old.fenced),
             in_controlled_shutdown: amended.is_some_and(|old| old.in_controlled_shutdown),
+            served_epoch: same_directory.and_then(|old| old.served_epoch),
         };
         self.image.brokers.insert(record.broker, registration);
         self.changed_brokers.insert(record.broker);
@@ -44,6 +47,9 @@ impl MetadataDelta {
         self.check_broker(record.broker, record.broker_epoch)?;
         if let Some(broker) = self.image.brokers.get_mut(&record.broker) {
             broker.fenced = record.fenced.unwrap_or(broker.fenced);
+            if !broker.fenced {
+                broker.served_epoch = Some(broker.epoch);
+            }
             broker.in_controlled_shutdown = record
                 .in_controlled_shutdown
                 .unwrap_or(broker.in_controlled_shutdown);

@@ -19,6 +19,9 @@ pub struct BrokerRegistration {
     /// A fenced broker leads nothing and is in no ISR with another member.
     pub fenced: bool,
     pub in_controlled_shutdown: bool,
+    /// The last epoch under which the broker was unfenced on this directory: what was committed
+    /// until then may rest on the directory.
+    pub served_epoch: Option<BrokerEpoch>,
 }
 
 impl BrokerRegistration {

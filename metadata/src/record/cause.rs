@@ -57,6 +57,8 @@ causes! {
     Reassignment = 13, "its replicas were moved";
     /// What the broker had stored was not what had been written; it refills from its peers.
     ReplicaDamaged = 14, "the broker found its copy damaged and set it aside";
+    /// The broker has served under a later epoch than the last that its directory knows of.
+    DirectoryOutdated = 15, "the broker's data directory was replaced by an older copy of it";
 }
 
 impl fmt::Display for Cause {

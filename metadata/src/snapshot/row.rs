@@ -66,6 +66,8 @@ struct BrokerRow {
     fenced: bool,
     #[prost(bool, tag = "4")]
     in_controlled_shutdown: bool,
+    #[prost(int64, optional, tag = "5")]
+    served_epoch: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -183,6 +185,7 @@ fn broker_row(broker: &BrokerRegistration) -> BrokerRow {
         epoch: broker.epoch.0,
         fenced: broker.fenced,
         in_controlled_shutdown: broker.in_controlled_shutdown,
+        served_epoch: broker.served_epoch.map(|epoch| epoch.0),
     }
 }
 
@@ -282,6 +285,7 @@ impl Restore {
             version: registered.version,
             fenced: row.fenced,
             in_controlled_shutdown: row.in_controlled_shutdown,
+            served_epoch: row.served_epoch.map(BrokerEpoch),
         };
         self.image.brokers.insert(registered.broker, registration);
         Ok(())

@@ -6,6 +6,7 @@
 mod builder;
 mod header;
 mod produced;
+mod read;
 mod records;
 mod rewrite;
 mod stored;
@@ -15,6 +16,7 @@ mod varint;
 pub use builder::{BatchBuilder, BuildError, NewRecord};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, LENGTH_PREFIX_BYTES, stamp};
 pub use produced::{ProducedError, TimestampWindow, validate_produced};
+pub use read::{StoredBatchError, UnpackableBatch, read_stored_batch};
 pub use records::{Header, Record, RecordsError, decode_records};
 pub use rewrite::{RecordView, UnpackedBatch};
 pub use stored::validate_stored_batch;

@@ -36,6 +36,8 @@ pub enum RecordsError {
     Decompress(#[from] DecompressError),
     #[error("record {index} is malformed")]
     Record { index: i32 },
+    #[error("record {index} has offset {offset}")]
+    Offset { index: i32, offset: Offset },
 }
 
 /// The records of a batch whose checksum is right, unpacked into at most `limit` bytes.
@@ -59,6 +61,10 @@ pub(super) fn unpack(batch: &Bytes, limit: usize) -> Result<(BatchHeader, Bytes)
 }
 
 /// Decodes the records of one batch that has been validated. Unpacks at most `limit` bytes.
+///
+/// The checksum says nothing of what stands compressed in a batch. A record with an offset of
+/// another batch would make readers pass over that batch's records, so offsets must rise within
+/// what the header spans.
 pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, RecordsError> {
     let (header, records) = unpack(batch, limit)?;
     if header.attributes.is_control() || header.record_count == 0 {
@@ -71,10 +77,16 @@ pub fn decode_records(batch: &Bytes, limit: usize) -> Result<Vec<Record>, Record
     // A record has at least seven bytes, so a false count cannot make this reserve much.
     let most = records.len() / 7 + 1;
     let mut out = Vec::with_capacity((header.record_count.max(0) as usize).min(most));
+    let mut least = header.base_offset;
     for index in 0..header.record_count {
         let record = reader
             .record(&header)
             .ok_or(RecordsError::Record { index })?;
+        let offset = record.offset;
+        if offset < least || offset - header.base_offset > i64::from(header.last_offset_delta) {
+            return Err(RecordsError::Offset { index, offset });
+        }
+        least = offset.next();
         out.push(record);
     }
     Ok(out)
@@ -111,9 +123,9 @@ impl Reader<'_> {
         } else {
             TimestampMs(header.base_timestamp.0.checked_add(timestamp_delta)?)
         };
-        let offset = header.base_offset + i64::from(offset_delta);
+        let offset = header.base_offset.0.checked_add(offset_delta.into())?;
         Some(Record {
-            offset,
+            offset: Offset(offset),
             timestamp,
             key,
             value,

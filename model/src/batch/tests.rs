@@ -34,6 +34,50 @@ fn every_compression_gives_back_the_records() {
     }
 }
 
+/// A batch of two records at offset 10, compressed, whose second record claims this offset delta.
+fn claiming(offset_delta: i32) -> Bytes {
+    let mut records = batch(Compression::None, &["a", "b"])[HEADER_BYTES..].to_vec();
+    let second = 1 + usize::from(records[0] >> 1);
+    records.truncate(second);
+    let mut body = vec![0];
+    varint::put_varlong(&mut body, 1);
+    varint::put_varlong(&mut body, offset_delta.into());
+    // No key, the value `b`, no headers.
+    body.extend_from_slice(&[1, 2, b'b', 0]);
+    varint::put_varlong(&mut records, body.len() as i64);
+    records.extend_from_slice(&body);
+    let mut bytes = batch(Compression::Gzip, &["a", "b"])[..HEADER_BYTES].to_vec();
+    Compression::Gzip.compress(&records, &mut bytes).unwrap();
+    let length = i32::try_from(bytes.len() - LENGTH_PREFIX_BYTES).unwrap();
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    stamp(&mut bytes, Offset(10), LeaderEpoch(0), None);
+    bytes.into()
+}
+
+#[test]
+fn a_record_outside_of_its_batch_is_not_delivered_and_the_batch_names_what_comes_next() {
+    let (_, records) = read_stored_batch(&claiming(1), 1 << 20).unwrap();
+    let offsets: Vec<_> = records.iter().map(|record| record.offset.0).collect();
+    assert_eq!(offsets, [10, 11]);
+    for delta in [i32::MAX, 2, 0, -1] {
+        let error = read_stored_batch(&claiming(delta), 1 << 20).unwrap_err();
+        let StoredBatchError::Unpackable(batch) = &error else {
+            panic!("{delta}: {error}");
+        };
+        assert_eq!(
+            (batch.base_offset, batch.next_offset),
+            (Offset(10), Offset(12))
+        );
+        let text = error.to_string();
+        let claimed = format!("record 1 has offset {}", 10 + i64::from(delta));
+        for part in ["offsets 10 to 11", "gzip", &claimed, "go on at offset 12"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+    }
+}
+
 #[test]
 fn a_stamp_changes_place_but_not_checksum() {
     let mut bytes = batch(Compression::None, &["a", "b"]).to_vec();

@@ -144,3 +144,19 @@ fn hosts_are_told_apart_by_what_they_cannot_choose() {
     assert!(!same("192.0.2.1", "192.0.2.2"));
     assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_messages_has_one_in_flight_and_leaves_the_share_of_reads_alone() {
+    let room = Arc::new(UnreadRoom::of_views());
+    let connection = Connection::new(Some("192.0.2.1".parse().expect("an address")));
+    let share = connection.unread_bytes().available_permits();
+    let budget = FetchBudget::of_messages(&room, Some(&connection));
+    let mut first = budget.reserve_message(1_000).await.expect("room");
+    first.answer(900);
+    let second = budget.reserve_message(1);
+    let waited = tokio::time::timeout(10 * PATIENCE, second).await;
+    assert!(waited.is_err(), "the first was not taken yet");
+    assert_eq!(connection.unread_bytes().available_permits(), share);
+    drop(first);
+    assert!(budget.reserve_message(1).await.is_ok());
+}

@@ -372,5 +372,6 @@ not_part_of_the_fake! {
     delete_topic: DeleteTopicRequest -> DeleteTopicResponse;
     describe_broker: DescribeBrokerRequest -> DescribeBrokerResponse;
     elect_leaders: ElectLeadersRequest -> ElectLeadersResponse;
+    unregister_broker: UnregisterBrokerRequest -> UnregisterBrokerResponse;
     describe_quorum: DescribeQuorumRequest -> DescribeQuorumResponse;
 }

@@ -59,7 +59,13 @@ fn a_new_broker_starts_fenced_with_its_records_offset_as_epoch() {
     let mut fixture = Fixture::founded();
     let (reply, records) = fixture.decide(register(1, 1)).unwrap();
     let broker_epoch = BrokerEpoch(1);
-    assert_eq!(reply, Reply::BrokerRegistered { broker_epoch });
+    assert_eq!(
+        reply,
+        Reply::BrokerRegistered {
+            broker_epoch,
+            outdated: None,
+        }
+    );
     assert_eq!(kinds(&records), ["BrokerRegistered"]);
     let broker = fixture.image().broker(NodeId(1)).unwrap();
     assert_eq!((broker.epoch, broker.fenced), (broker_epoch, true));
@@ -72,7 +78,13 @@ fn the_same_process_amends_its_registration_and_keeps_its_epoch() {
     let (reply, records) = fixture.decide(register(1, 1)).unwrap();
     assert_eq!(
         (reply, records.len()),
-        (Reply::BrokerRegistered { broker_epoch }, 0)
+        (
+            Reply::BrokerRegistered {
+                broker_epoch,
+                outdated: None,
+            },
+            0
+        )
     );
     let moved = RegisterBroker {
         version: "0.2.0".to_owned(),
