@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::controllers::Controllers;
-use crate::image::{ImageChange, ImageStore};
+use crate::image::ImageStore;
 use crate::manager::ReplicaManager;
 use crate::registration::Registration;
 use crate::replica::chain;
@@ -91,14 +91,13 @@ impl DamageReports {
     /// Lets the replicas refill that nobody counts on any more.
     async fn begin_anew(&self, damage: Damage) {
         let (store, manager) = (Arc::clone(&self.store), Arc::clone(&self.manager));
-        let image = self.image.current();
         let forget = move || {
             if let Err(error) = store.forget_damage(&damage) {
                 let why = chain(&error);
                 manager.fail(format!("cannot forget damage that was reported: {why}"));
                 return;
             }
-            manager.apply(&ImageChange { image, delta: None });
+            manager.apply_again();
         };
         self.blocking(forget).await;
     }

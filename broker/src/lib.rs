@@ -8,6 +8,8 @@ mod config;
 mod controllers;
 mod damage;
 mod disk_space;
+#[cfg(test)]
+mod fixture;
 pub mod identity;
 mod image;
 mod isr;

@@ -22,8 +22,8 @@ pub struct ReplicaManager {
     store: Arc<LogStore>,
     context: Arc<ReplicaContext>,
     replicas: RwLock<HashMap<TopicIdPartition, Arc<Replica>>>,
-    /// Held while metadata is applied: one image after the other.
-    applying: Mutex<()>,
+    /// The image that was applied last. Held while one is applied: one after the other.
+    applied: Mutex<Arc<MetadataImage>>,
 }
 
 struct SetupDefaults {
@@ -47,7 +47,7 @@ impl ReplicaManager {
             store,
             context,
             replicas: RwLock::new(HashMap::new()),
-            applying: Mutex::new(()),
+            applied: Mutex::default(),
         }
     }
 
@@ -72,7 +72,8 @@ impl ReplicaManager {
 
     /// Applies a new image to the replicas. Blocks on the disk where logs are made or removed.
     pub fn apply(&self, change: &ImageChange) {
-        let _one_at_a_time = self.applying.lock();
+        let mut applied = self.applied.lock();
+        *applied = Arc::clone(&change.image);
         let image = &change.image;
         match &change.delta {
             None => self.apply_all(image),
@@ -100,6 +101,13 @@ impl ReplicaManager {
         }
     }
 
+    /// Applies the last image once more, for what stood in its way. No other will do: the image that
+    /// somebody looked at a moment ago may be older.
+    pub fn apply_again(&self) {
+        let applied = self.applied.lock();
+        self.apply_all(&applied);
+    }
+
     fn apply_all(&self, image: &MetadataImage) {
         let local: BTreeSet<_> = image.partitions_with_replica(self.node_id).collect();
         let known: Vec<_> = self.replicas.read().keys().copied().collect();
@@ -114,7 +122,7 @@ impl ReplicaManager {
     /// Sets aside the logs on disk that the metadata does not place here. Only called with an
     /// image that is at least as new as this run's registration.
     pub fn set_strays_aside(&self, image: &MetadataImage) {
-        let _one_at_a_time = self.applying.lock();
+        let _one_at_a_time = self.applied.lock();
         for id in self.store.ids() {
             if self.is_placed_here(image, id) || self.get(id).is_some() {
                 continue;
@@ -152,7 +160,7 @@ impl ReplicaManager {
 
     /// Takes a replica out of use whose log was found damaged, and keeps its files aside. Blocks.
     pub fn quarantine(&self, id: TopicIdPartition, why: &str) {
-        let _one_at_a_time = self.applying.lock();
+        let _one_at_a_time = self.applied.lock();
         if self.store.get(id).is_none() {
             return;
         }
@@ -328,3 +336,6 @@ fn assignment(image: &MetadataImage, topic: &TopicImage, partition: &PartitionIm
         timestamp_type: topic.config.timestamp_type,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,20 @@ impl Replica {
                     self.tell_leader(effect);
                     Ok(())
                 }
+                Effect::AlterPartition {
+                    leader_epoch,
+                    partition_epoch,
+                    isr,
+                } => {
+                    // The last wish counts; one that came late would be asked for in its place.
+                    let change = IsrChange {
+                        leader_epoch: *leader_epoch,
+                        partition_epoch: *partition_epoch,
+                        isr: std::mem::take(isr),
+                    };
+                    self.context.isr.request(self.id, change);
+                    Ok(())
+                }
                 _ => Ok(()),
             };
             if let Err(error) = done {
@@ -173,23 +187,10 @@ impl Replica {
                         link.refused(self.id, leader_epoch, error);
                     }
                 }
-                Effect::AlterPartition {
-                    leader_epoch,
-                    partition_epoch,
-                    isr,
-                } => {
-                    self.context.isr.request(
-                        self.id,
-                        IsrChange {
-                            leader_epoch,
-                            partition_epoch,
-                            isr,
-                        },
-                    );
-                }
                 Effect::Append { stamp: None, .. }
                 | Effect::SendState { .. }
                 | Effect::SendAck { .. }
+                | Effect::AlterPartition { .. }
                 | Effect::Truncate { .. }
                 | Effect::RestartAt { .. }
                 | Effect::AdvanceLogStart { .. }
