@@ -229,12 +229,21 @@ fn check_assignments(
     for (at, replicas) in assignments.iter().enumerate() {
         let fault = assignment_fault(image, replicas, factor);
         if let Some(fault) = fault {
-            let message = format!("the assignment {replicas:?} is wrong: {fault}");
+            let message = format!("the assignment {} is wrong: {fault}", listed(replicas));
             let error = ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
             return Err(error.in_field(format!("assignments[{at}]")));
         }
     }
     Ok(())
+}
+
+/// The brokers as a user writes them.
+fn listed(replicas: &[NodeId]) -> String {
+    let names: Vec<String> = replicas.iter().map(ToString::to_string).collect();
+    match names.is_empty() {
+        true => "of no broker".to_owned(),
+        false => names.join(","),
+    }
 }
 
 fn assignment_fault(image: &MetadataImage, replicas: &[NodeId], factor: usize) -> Option<String> {
@@ -271,7 +280,7 @@ fn push_partitions(
         let eligible = |node: &NodeId| draft.image().is_eligible(*node);
         let isr: Vec<NodeId> = replicas.iter().copied().filter(eligible).collect();
         let Some(leader) = isr.first().copied() else {
-            let message = format!("no broker of {replicas:?} can lead");
+            let message = format!("no broker of {} can lead", listed(&replicas));
             return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
         };
         draft.push(PartitionCreated {
