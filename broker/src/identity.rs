@@ -116,21 +116,49 @@ impl BrokerIdentity {
         Ok(identity)
     }
 
-    /// Writes the identity: temporary name, sync, rename, directory sync.
+    /// Writes the identity, durably. Where there is no room for a second file, over the one that is
+    /// there: a broker must start on a full disk, and so few bytes lie in one sector.
     pub fn save(&self, dir: &Path) -> std::io::Result<()> {
         let path = dir.join(IDENTITY_FILE);
-        let temporary = temporary_name(&path);
-        let mut file = std::fs::File::create(&temporary)?;
         let current = BrokerIdentity {
             format_version: FORMAT_VERSION,
             ..self.clone()
         };
         let text = serde_json::to_string_pretty(&current).map_err(std::io::Error::other)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        std::fs::File::open(dir)?.sync_all()
+        match replace(&path, &text) {
+            Err(error) if is_want_of_room(&error) && path.exists() => overwrite(&path, &text),
+            replaced => replaced,
+        }
     }
+}
+
+/// Temporary name, sync, rename, directory sync.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = temporary_name(path);
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn is_want_of_room(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Without a moment at which the file is longer than it was or will be, blanks make up for what the
+/// old text has more; JSON does not mind them.
+fn overwrite(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    let length = file.metadata()?.len() as usize;
+    file.write_all(format!("{text:length$}").as_bytes())?;
+    file.sync_all()
 }
 
 /// The file while it is written.
@@ -171,6 +199,22 @@ mod tests {
             matches!(refused, IdentityError::Missing { .. }),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn an_identity_that_is_written_over_a_longer_or_shorter_one_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(IDENTITY_FILE);
+        let made = BrokerIdentity::open(dir.path(), NodeId(1), 7).unwrap();
+        for epoch in [Some(BrokerEpoch(1_234_567)), None, Some(BrokerEpoch(9))] {
+            let noted = BrokerIdentity {
+                last_broker_epoch: epoch,
+                ..made.clone()
+            };
+            overwrite(&path, &serde_json::to_string_pretty(&noted).unwrap()).unwrap();
+            let read = BrokerIdentity::open(dir.path(), NodeId(1), 7).unwrap();
+            assert_eq!(read.last_broker_epoch, epoch);
+        }
     }
 
     #[test]
