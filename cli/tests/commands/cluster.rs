@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use ottla_proto::v1;
@@ -42,13 +43,18 @@ pub fn program() -> Command {
     command
 }
 
-/// A port that nobody listens on, and neither on the one behind it.
-pub fn free_ports() -> u16 {
+/// The first of `count` ports in a row that nobody listens on. Each call looks elsewhere, below the
+/// ports that the system gives to whoever wants any: those are taken at any moment.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const PORTS: u32 = 12_000;
+    let mine = std::process::id().wrapping_mul(64);
     loop {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = first.local_addr().expect("an address").port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
+        let at = NEXT.fetch_add(u32::from(count), Ordering::Relaxed);
+        let first = 20_000 + (mine.wrapping_add(at) % PORTS) as u16;
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + count).all(is_free) {
+            return first;
         }
     }
 }
@@ -64,15 +70,16 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one node and waits until it serves.
     pub fn start() -> Cluster {
-        Cluster::of("--nodes 1")
+        Cluster::of(1, "")
     }
 
-    /// Starts what these arguments ask for and waits until it serves.
-    pub fn of(args: &str) -> Cluster {
-        let port = free_ports();
+    /// Starts so many nodes as these arguments ask for and waits until they serve.
+    pub fn of(nodes: u16, args: &str) -> Cluster {
+        let port = free_ports(2 * nodes);
         let errors = tempfile::NamedTempFile::new().expect("a file");
         let mut child = program()
             .args(["dev", "--base-port", &port.to_string()])
+            .args(["--nodes", &nodes.to_string()])
             .args(args.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -84,7 +91,8 @@ impl Cluster {
         BufReader::new(child.stdout.as_mut().expect("a pipe"))
             .read_line(&mut line)
             .expect("a line");
-        assert!(line.starts_with("NODE"), "{line:?}");
+        let told = std::fs::read_to_string(errors.path()).expect("the file");
+        assert!(line.starts_with("NODE"), "{line:?}, and told: {told}");
         Cluster {
             bootstrap: format!("127.0.0.1:{port}"),
             child,

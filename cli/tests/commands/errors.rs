@@ -16,7 +16,7 @@ fn assert_told(ran: &Ran, code: i32, parts: &[&str]) {
 
 #[test]
 fn an_address_without_a_broker_is_named_with_what_is_there_instead() {
-    let dead = format!("127.0.0.1:{}", free_ports());
+    let dead = format!("127.0.0.1:{}", free_ports(1));
     let parts = [
         dead.as_str(),
         "nothing listens there",

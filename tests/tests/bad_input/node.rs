@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ottla_proto::v1;
@@ -40,10 +41,19 @@ fn build(target: &Path) -> PathBuf {
     target.join("debug/ottla")
 }
 
-/// A port that nobody had a moment ago.
+/// A port that nobody had a moment ago. Each call looks elsewhere, below the ports that the system
+/// gives to whoever wants any: those are taken at any moment.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const PORTS: u32 = 12_000;
+    let mine = std::process::id().wrapping_mul(64);
+    loop {
+        let at = mine.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + (at % PORTS) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The configuration of a node that is a cluster by itself.
