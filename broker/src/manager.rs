@@ -101,8 +101,8 @@ impl ReplicaManager {
         }
     }
 
-    /// Applies the last image once more, for what stood in its way. No other will do: the image that
-    /// somebody looked at a moment ago may be older.
+    /// Applies the last image once more, for what stood in its way. No other will do: the image
+    /// that somebody looked at a moment ago may be older.
     pub fn apply_again(&self) {
         let applied = self.applied.lock();
         self.apply_all(&applied);

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ottla_log::{LogStore, RealDisk, StoreConfig};
 use ottla_model::{BrokerEpoch, ClusterId, ErrorCode};
@@ -50,6 +50,8 @@ const TICK: Duration = Duration::from_millis(50);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often old segments are looked for while the disk is full.
 const SHORT_OF_ROOM_PAUSE: Duration = Duration::from_secs(1);
+/// How long what goes on is not told again.
+const REPEAT_AFTER: Duration = Duration::from_secs(10);
 /// The file that says the last run ended cleanly, and under which broker epoch.
 const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
 
@@ -424,6 +426,7 @@ impl Starter {
         };
         spawn(self.runtime.spawn(Arc::new(watcher).run()));
         let fatal = Arc::clone(&self.fatal);
+        let told = NowAndThen::default();
         let refused: Arc<dyn Fn(&ottla_model::error::ApiError) + Send + Sync> =
             Arc::new(move |error| {
                 if is_final(error) {
@@ -431,7 +434,7 @@ impl Starter {
                 } else if error.code == ErrorCode::NodeStarting {
                     // Every broker of a new cluster comes by here.
                     tracing::info!(%error, "the registration waits for the cluster");
-                } else if error.code != ErrorCode::NotController {
+                } else if error.code != ErrorCode::NotController && told.may_tell() {
                     tracing::warn!(%error, "the registration was refused; trying again");
                 }
             });
@@ -513,6 +516,23 @@ async fn retention(broker: Arc<Broker>) {
         if short {
             tokio::time::sleep(SHORT_OF_ROOM_PAUSE).await;
         }
+    }
+}
+
+/// Lets somebody tell what goes on and on, now and then.
+#[derive(Default)]
+struct NowAndThen {
+    last: Mutex<Option<Instant>>,
+}
+
+impl NowAndThen {
+    fn may_tell(&self) -> bool {
+        let mut last = self.last.lock();
+        let may = last.is_none_or(|at| at.elapsed() >= REPEAT_AFTER);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
     }
 }
 

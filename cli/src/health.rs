@@ -107,9 +107,10 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
         &mut findings,
         FindingKind::Lost,
         &lost,
-        "no whole copy: every broker that could lead has found its data damaged or lost. What is \
-         left of it stands in `quarantine` in their data directories. Delete the topic, or set \
-         unclean.leader.election.enable=true on it to begin anew without the lost records",
+        "no whole copy: every broker that could lead has found its data damaged, lost or replaced \
+         by an older copy. Set unclean.leader.election.enable=true on the topic to go on with what \
+         its brokers still hold, without the lost records, or delete it; damaged files stand in \
+         `quarantine` in their data directories",
     );
     partition_finding(
         &mut findings,

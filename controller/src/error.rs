@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use ottla_log::LogError;
 use ottla_model::{ClusterId, DirectoryId, NodeId};
 
-/// What to do about a directory that lost a part of what it held. With an empty one the node is a
-/// new voter, which never votes under its old identity.
-const RESTORE: &str =
-    "restore it, or empty the node's directory and replace the voter in the quorum";
+/// What to do about a directory that lost a part of what it held. With an empty one the node would
+/// be a new voter, which never votes under its old identity.
+const RESTORE: &str = "restore it; if it is lost, leave this controller stopped: the others go on, \
+     and none can take its place yet";
 
 /// Why a controller node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum StartError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FatalError {
     #[error(
-        "this directory is new (it is {ours}), but controller {node} of cluster {cluster} is registered with directory {registered}; restore that directory, or replace the voter"
+        "this directory is new (it is {ours}), but controller {node} of cluster {cluster} is registered with directory {registered}; restore that directory; if it is lost, leave this controller stopped: the others go on, and none can take its place yet"
     )]
     ReplacedDirectory {
         node: NodeId,

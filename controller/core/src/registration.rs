@@ -155,10 +155,9 @@ fn check_successor(
         Liveness::Unseen { until } | Liveness::Alive { until } => until,
     };
     let message = format!(
-        "broker {} is registered as incarnation {} at {} and counts as alive for another {} ms; \
+        "another process is broker {} at {} and counts as alive for another {} ms; \
          stop that process, or give this one another id",
         existing.broker,
-        existing.incarnation,
         existing.internal_endpoint,
         until.since(now).as_millis(),
     );

@@ -49,7 +49,7 @@ fn an_empty_directory_of_a_voter_is_refused_with_what_happened_and_what_to_do() 
         &cluster_id.to_string(),
         &registered.to_string(),
         "restore",
-        "replace the voter",
+        "leave this controller stopped",
     ] {
         assert!(text.contains(part), "'{part}' is missing in: {text}");
     }
