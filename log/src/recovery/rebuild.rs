@@ -77,10 +77,11 @@ pub(super) fn rebuild(
         }
         Some(mut physical) => {
             finish_swaps(shared, id, &dir, &folded.swaps)?;
+            let is_cut = folded.keep_end < physical.end;
             physical.end = folded.keep_end;
             physical.epochs.cut(folded.keep_end);
             physical.cleaned_to = physical.cleaned_to.min(folded.keep_end);
-            physical.segments = kept_segments(shared, &dir, &physical, folded.log_start)?;
+            physical.segments = kept_segments(shared, &dir, &physical, folded.log_start, is_cut)?;
             if folded.changed {
                 discard_unknown(shared, &dir, &physical)?;
                 // The active segment's index may have been written for batches that were then cut.
@@ -145,13 +146,14 @@ fn finish_swaps(
     Ok(())
 }
 
-/// The segments that hold the log from `log_start` to its end, which may be lower than when the
-/// checkpoint was made; checked, and with nothing behind the end.
+/// The segments that hold the log from `log_start` to its end, which is lower than when the
+/// checkpoint was made if the log was cut since; checked, and with nothing behind the end.
 fn kept_segments(
     shared: &Shared,
     dir: &Path,
     physical: &Physical,
     log_start: Offset,
+    is_cut: bool,
 ) -> Result<Vec<Segment>, Rebuild> {
     let mut kept = Vec::new();
     let count = physical.segments.len();
@@ -168,7 +170,7 @@ fn kept_segments(
         // Only the last batch tells whether a segment ends where it must.
         let is_last = index + 1 == last;
         if is_last {
-            cut_behind(shared, dir, &mut segment, end)?;
+            cut_behind(shared, dir, &mut segment, end, is_cut)?;
         }
         let was_last = index + 1 == count;
         if is_last || shared.config.verify_all_on_open {
@@ -182,20 +184,35 @@ fn kept_segments(
     Ok(kept)
 }
 
-/// Removes whatever stands behind the last batch that ends at `end`.
+/// Removes whatever stands behind the last batch that ends at `end`. Unless the log was cut since
+/// the checkpoint, that is the batch that the checkpoint names; were another one taken for it, the
+/// log would go on behind a hole.
 fn cut_behind(
     shared: &Shared,
     dir: &Path,
     segment: &mut Segment,
     end: Offset,
+    is_cut: bool,
 ) -> Result<(), Rebuild> {
     let path = log_path(dir, segment.base);
     let file = open(shared, &path)?;
     let size = file.size().or_read("measure", &path)?;
     let header = read_header(&*file, &path, segment.last_batch_at)?;
-    let untouched = header.is_some_and(|header| {
-        header.next_offset() <= end && segment.last_batch_at + header.size as u64 == segment.bytes
-    });
+    // A segment without a batch may stand for offsets that hold none.
+    let untouched = segment.bytes == 0
+        || header.is_some_and(|header| {
+            header.next_offset() <= end
+                && segment.last_batch_at + header.size as u64 == segment.bytes
+        });
+    if !untouched && !is_cut {
+        let what = format!(
+            "{} has no batch at byte {} that ends at byte {}, where the last one was synced",
+            path.display(),
+            segment.last_batch_at,
+            segment.bytes
+        );
+        return Err(Rebuild::Damaged(what));
+    }
     if !untouched {
         let known = segment.bytes.min(size);
         let (bytes, last_batch_at) = cut_point(&*file, &path, segment.base, known, end)?;

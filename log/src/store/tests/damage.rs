@@ -75,14 +75,58 @@ fn a_log_whose_last_batch_is_damaged_is_quarantined() {
     }
 }
 
+/// Takes so many bytes away at the end of the last segment of log 1.
+fn cut_last(disk: &SimDisk, lost: u64) {
+    let last = segment_files(disk).pop().unwrap();
+    let file = disk.open(&last, OpenMode::Existing).unwrap();
+    file.set_len(file.size().unwrap() - lost).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// What the journal holds must not be written behind a hole.
 #[test]
-fn a_log_that_lost_bytes_or_its_file_is_quarantined() {
+fn a_log_that_lost_batches_below_those_of_the_journal_is_quarantined() {
+    let one = batch(39, 1, 300).len() as u64;
+    for batches in [1, 2, 3] {
+        let disk = prepared();
+        let last = segment_files(&disk).pop().unwrap();
+        let synced = disk_size(&disk, &last);
+        let store = open(&disk);
+        let log = store.get(id(1)).unwrap();
+        log.append(41, batch(40, 1, 300)).unwrap();
+        assert!(store.told.wait_for(id(1), 41));
+        crash(&disk, store);
+        let file = disk.open(&last, OpenMode::Existing).unwrap();
+        file.set_len(synced - batches * one).unwrap();
+        file.sync_data().unwrap();
+        check_quarantined(&disk);
+    }
+}
+
+/// Another batch in the place of the last one, with offsets that would fit.
+#[test]
+fn a_log_that_ends_in_another_batch_than_was_synced_is_quarantined() {
     let disk = prepared();
+    let one = batch(39, 1, 300).len() as u64;
+    cut_last(&disk, one);
     let last = segment_files(&disk).pop().unwrap();
     let file = disk.open(&last, OpenMode::Existing).unwrap();
-    file.set_len(file.size().unwrap() - 1).unwrap();
+    let other = batch(39, 1, 100);
+    let end = file.size().unwrap();
+    file.write_at(&[IoSlice::new(&other)], end).unwrap();
     file.sync_data().unwrap();
     check_quarantined(&disk);
+}
+
+#[test]
+fn a_log_that_lost_bytes_or_its_file_is_quarantined() {
+    let one = batch(39, 1, 300).len() as u64;
+    // Whole batches too: what is left looks like a log that is all there.
+    for lost in [1, one, one + 1, 2 * one] {
+        let disk = prepared();
+        cut_last(&disk, lost);
+        check_quarantined(&disk);
+    }
 
     let disk = prepared();
     disk.unlink(&segment_files(&disk).pop().unwrap()).unwrap();
