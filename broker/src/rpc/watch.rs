@@ -2,7 +2,7 @@
 //! who are told the same, and who does not take it is told nothing else meanwhile: the next message
 //! says at once all that changed since. Whoever falls too far behind has to begin again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_shell::Connection;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_stream::Stream;
@@ -30,8 +31,13 @@ use crate::image::ImageChange;
 pub struct Watches {
     room: Arc<UnreadRoom>,
     seats: Mutex<Seats>,
-    everything: Mutex<Option<Kept>>,
-    changes: Mutex<Option<Kept>>,
+    /// Messages of all topics, which all clients share.
+    of_all: Mutex<VecDeque<Kept>>,
+    /// Messages of those topics that somebody named.
+    of_named: Mutex<VecDeque<Kept>>,
+    /// Whose turn it is to encode. Thousands who do so at once would leave the connections' threads
+    /// no time for anybody else.
+    turn: Semaphore,
 }
 
 /// How many watch, in all and of each host.
@@ -41,8 +47,12 @@ struct Seats {
     by_host: BTreeMap<Option<Host>, usize>,
 }
 
-/// The last message that was encoded, and what it says.
+/// How many of the last messages are kept of each kind.
+const KEPT_MAX: usize = 4;
+
+/// A message that was encoded, and what it says.
 struct Kept {
+    wanted: Vec<String>,
     offset: MetadataOffset,
     active_controller: Option<NodeId>,
     news: News,
@@ -86,8 +96,9 @@ impl Default for Watches {
         Watches {
             room: Arc::new(UnreadRoom::of_views()),
             seats: Mutex::default(),
-            everything: Mutex::default(),
-            changes: Mutex::default(),
+            of_all: Mutex::default(),
+            of_named: Mutex::default(),
+            turn: Semaphore::new(1),
         }
     }
 }
@@ -116,28 +127,30 @@ impl Watches {
         })
     }
 
-    /// The message with this news. Those who watch all topics share it.
-    fn message(&self, broker: &Broker, wanted: &[String], news: &News) -> Bytes {
+    /// The message with this news. Those who watch the same topics share it.
+    async fn message(&self, broker: &Broker, wanted: &[String], news: &News) -> Bytes {
+        // The semaphore is never closed.
+        let _turn = self.turn.acquire().await;
         let image = broker.image.current();
-        let make = || encoded(&response(broker, &image, wanted, news));
-        if !wanted.is_empty() {
-            return make();
-        }
         let active_controller = broker.image.active_controller();
-        let mut kept = match news {
-            News::Everything => self.everything.lock(),
-            News::Of { .. } => self.changes.lock(),
+        let kept = match wanted.is_empty() {
+            true => &self.of_all,
+            false => &self.of_named,
         };
+        let mut kept = kept.lock();
         let says_so = |kept: &&Kept| {
             kept.offset == image.offset
                 && kept.active_controller == active_controller
+                && kept.wanted == wanted
                 && kept.news == *news
         };
-        if let Some(kept) = kept.as_ref().filter(says_so) {
-            return kept.message.clone();
+        if let Some(known) = kept.iter().find(says_so) {
+            return known.message.clone();
         }
-        let message = make();
-        *kept = Some(Kept {
+        let message = encoded(&response(broker, &image, wanted, news));
+        kept.truncate(KEPT_MAX - 1);
+        kept.push_front(Kept {
+            wanted: wanted.to_vec(),
             offset: image.offset,
             active_controller,
             news: news.clone(),
@@ -180,7 +193,8 @@ pub fn watch(
         let mut news = News::Everything;
         loop {
             let watches = &seat.watches;
-            let bytes = watches.message(&broker, &wanted, &news).len();
+            // Not held while there is no room for it; it is kept for all who want the same.
+            let bytes = watches.message(&broker, &wanted, &news).await.len();
             let mut unread = match seat.budget.reserve_message(bytes).await {
                 Ok(unread) => unread,
                 // Nothing is lost by waiting on: what comes is newer.
@@ -194,7 +208,7 @@ pub fn watch(
                 yield Err(to_status(&error));
                 return;
             }
-            let message = watches.message(&broker, &wanted, &news);
+            let message = watches.message(&broker, &wanted, &news).await;
             unread.answer(message.len());
             held.hold(unread);
             yield Ok(message);

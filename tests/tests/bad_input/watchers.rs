@@ -50,8 +50,13 @@ async fn watches_that_are_never_read_hold_a_bounded_share_of_the_memory() {
     let mut held = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut hog = lazy(port);
-        for _ in 0..STREAMS_OF_EACH {
-            held.push(hog.watch_cluster(watch()).await.expect("a stream"));
+        for number in 0..STREAMS_OF_EACH {
+            // Some watch everything, some what they name.
+            let topics = ["wide"].repeat(number % 2);
+            let request = v1::WatchClusterRequest {
+                topics: topics.into_iter().map(str::to_owned).collect(),
+            };
+            held.push(hog.watch_cluster(request).await.expect("a stream"));
         }
     }
     // Whoever reads is told all the same, and of what changes then.
