@@ -29,6 +29,18 @@ pub enum MalformedRecord {
     Read(#[source] io::Error),
 }
 
+impl MalformedRecord {
+    /// Which record it is, from 1; `None` if the input could not be read.
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            MalformedRecord::Shape { number, .. } | MalformedRecord::TooLong { number } => {
+                Some(*number)
+            }
+            MalformedRecord::Read(_) => None,
+        }
+    }
+}
+
 /// How records are read: text before the first field, fields with the text behind each; the text
 /// behind the last one ends a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
