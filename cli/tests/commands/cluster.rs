@@ -77,11 +77,15 @@ impl Cluster {
 
     /// Starts so many nodes as these arguments ask for and waits until they serve.
     pub fn of(nodes: u16, args: &str) -> Cluster {
+        Cluster::shaped(nodes, &format!("--nodes {nodes} {args}"))
+    }
+
+    /// Starts the nodes, so many in all, that these arguments ask for.
+    pub fn shaped(nodes: u16, args: &str) -> Cluster {
         let port = free_ports(2 * nodes);
         let errors = tempfile::NamedTempFile::new().expect("a file");
         let mut child = program()
             .args(["dev", "--base-port", &port.to_string()])
-            .args(["--nodes", &nodes.to_string()])
             .args(args.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
