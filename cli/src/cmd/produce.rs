@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::args::RequestArgs;
+use crate::bench::batch_bytes;
 use crate::duration;
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::format::{InputFormat, InputRecord, MalformedRecord, parse_header};
@@ -64,9 +65,9 @@ pub struct ProduceArgs {
     /// How long a batch waits for more records, such as 5ms or 1s; a bare number means seconds
     #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration::parse)]
     linger: Duration,
-    /// How large a batch becomes before it is sent without waiting
-    #[arg(long, value_name = "BYTES")]
-    batch_bytes: Option<usize>,
+    /// How large a batch becomes before it is sent without waiting, such as 64KiB or 2MiB
+    #[arg(long, default_value = "128KiB", value_name = "BYTES", value_parser = batch_bytes)]
+    batch_bytes: usize,
     #[command(flatten)]
     request: RequestArgs,
 }
@@ -104,7 +105,7 @@ impl ProduceArgs {
         ProducerConfig {
             acks: self.acks.into(),
             linger: self.linger,
-            batch_bytes: self.batch_bytes.unwrap_or(defaults.batch_bytes),
+            batch_bytes: self.batch_bytes,
             compression: self.compression,
             idempotent: matches!(self.acks, AcksArg::All),
             delivery_timeout: self.request.timeout,
@@ -575,6 +576,17 @@ mod tests {
         assert_eq!(none.to_string(), text);
         let missing = tally(0, 0, 0, 1).blame_record(1, deleted());
         assert_eq!(missing.to_string(), "the topic is gone");
+    }
+
+    #[test]
+    fn the_default_size_of_a_batch_is_the_clients_own() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ProduceArgs,
+        }
+        let line: Line = clap::Parser::parse_from(["produce", "t"]);
+        assert_eq!(line.args.batch_bytes, ProducerConfig::default().batch_bytes);
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn what_cannot_be_meant_fails_instead_of_doing_nothing() {
         let ran = cluster.run(command, "");
         assert_eq!(ran.code, Some(code), "{command}: {}", ran.err);
         assert!(ran.err.contains(said), "{command}: {}", ran.err);
+        assert_eq!(ran.out, "", "{command}");
     }
     cluster.ok("consume t --offset 3 --until-end", "");
 }
