@@ -119,9 +119,9 @@ pub fn key_value(text: &str) -> Result<KeyValue, String> {
     }
 }
 
-/// Parses `name=value` for a topic's setting. `cleanup.policy` is taken with blanks around its commas
-/// and kept without. One that counts milliseconds (`….ms`) may also be
-/// given as a duration with a unit; a bare number is milliseconds, as everywhere in Kafka.
+/// Parses `name=value` for a topic's setting. Blanks around the commas of `cleanup.policy` are left
+/// out. One that counts milliseconds (`….ms`) may also be given as a duration with a unit; a bare
+/// number is milliseconds, as everywhere in Kafka.
 pub fn topic_setting(text: &str) -> Result<KeyValue, String> {
     let mut pair = key_value(text)?;
     if pair.key == "cleanup.policy" {

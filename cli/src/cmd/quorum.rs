@@ -14,8 +14,8 @@ use crate::exit::{CommandError, CommandResult};
 use crate::output::{self, Table, or_dash};
 use crate::{observe, session};
 
-/// How long the controllers may take to answer a broker, which asks them in turn, before the rest is
-/// told without them.
+/// How long the controllers may take to answer a broker, which asks them in turn, before the rest
+/// is told without them.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A voter that the leader does not hear. How far behind it is, nobody knows.
 const SILENT: &str = "silent";

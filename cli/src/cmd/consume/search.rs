@@ -1,5 +1,5 @@
-//! The searches for where partitions begin, and which partitions a topic was given since the command
-//! began.
+//! The searches for where partitions begin, and which partitions a topic was given since the
+//! command began.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
