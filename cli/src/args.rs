@@ -119,10 +119,15 @@ pub fn key_value(text: &str) -> Result<KeyValue, String> {
     }
 }
 
-/// Parses `name=value` for a topic's setting. One that counts milliseconds (`….ms`) may also be
-/// given as a duration with a unit; a bare number is milliseconds, as everywhere in Kafka.
+/// Parses `name=value` for a topic's setting. Blanks around the commas of `cleanup.policy` are left
+/// out. One that counts milliseconds (`….ms`) may also be given as a duration with a unit; a bare
+/// number is milliseconds, as everywhere in Kafka.
 pub fn topic_setting(text: &str) -> Result<KeyValue, String> {
-    let pair = key_value(text)?;
+    let mut pair = key_value(text)?;
+    if pair.key == "cleanup.policy" {
+        let policies: Vec<_> = pair.value.split(',').map(str::trim).collect();
+        pair.value = policies.join(",");
+    }
     if !pair.key.ends_with(".ms") || pair.value.parse::<i64>().is_ok() {
         return Ok(pair);
     }
@@ -252,6 +257,8 @@ mod tests {
         assert_eq!(value("retention.ms=60000").as_deref(), Ok("60000"));
         assert_eq!(value("retention.ms=-1").as_deref(), Ok("-1"));
         assert_eq!(value("retention.bytes=7d").as_deref(), Ok("7d"));
+        let both = value("cleanup.policy= compact, delete");
+        assert_eq!(both.as_deref(), Ok("compact,delete"));
         for text in ["retention.ms=7w", "retention.ms=1.5", "retention.ms="] {
             let refused = value(text).unwrap_err();
             assert!(refused.contains("with a unit, as 7d"), "{text}: {refused}");

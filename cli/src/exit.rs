@@ -18,7 +18,8 @@ pub enum Exit {
     /// The command line or the configuration is wrong.
     Usage = 2,
     /// The command did its work, and the condition it checks does not hold: an unhealthy cluster,
-    /// damaged files, a drill that lost records, a bench of which records failed.
+    /// a quorum without a leader, damaged files, a drill that lost records, a bench of
+    /// which records failed.
     Condition = 3,
     /// What was named does not exist.
     NotFound = 4,

@@ -21,6 +21,8 @@ pub struct Observed {
     pub full_brokers: BTreeSet<i32>,
     /// Configured controllers that the active controller does not hear.
     pub silent_controllers: BTreeSet<i32>,
+    /// No controller said that the one leads that brokers take for the active one.
+    pub leader_unconfirmed: bool,
     /// The fewest brokers and controllers that there shall be, if known.
     pub expected_brokers: usize,
     pub expected_controllers: usize,
@@ -134,7 +136,7 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
         healthy: findings.is_empty(),
         findings,
         cluster_id: view.cluster_id.clone(),
-        active_controller: view.active_controller_id,
+        active_controller: active_controller(view, observed),
         controllers: view.controllers.iter().map(|c| c.node_id).collect(),
         brokers_up: view.brokers.iter().filter(|broker| !broker.fenced).count(),
         brokers: view.brokers.len(),
@@ -146,8 +148,14 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
     }
 }
 
+/// The controller that brokers take for the active one, unless the controllers deny it.
+fn active_controller(view: &ClusterView, observed: &Observed) -> Option<i32> {
+    let active = view.active_controller_id;
+    active.filter(|_| !observed.leader_unconfirmed)
+}
+
 fn node_findings(view: &ClusterView, observed: &Observed, findings: &mut Vec<Finding>) {
-    if view.active_controller_id.is_none() {
+    if active_controller(view, observed).is_none() {
         findings.push(Finding {
             kind: FindingKind::NoActiveController,
             count: 1,
@@ -411,6 +419,18 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_that_no_controller_confirms_is_not_active() {
+        let observed = Observed {
+            leader_unconfirmed: true,
+            ..Observed::default()
+        };
+        let verdict = verdict(&view(vec![partition(0, Some(1), &[1, 2, 3])]), &observed);
+        assert_eq!(kinds(&verdict), [FindingKind::NoActiveController]);
+        assert_eq!(verdict.active_controller, None);
+        assert!(!verdict.healthy);
+    }
+
+    #[test]
     fn each_ailment_of_a_partition_is_named_once_with_its_partitions() {
         let view = view(vec![
             partition(0, None, &[3]),
@@ -476,6 +496,7 @@ mod tests {
             unreachable_brokers: [2, 3].into(),
             full_brokers: [1].into(),
             silent_controllers: [3].into(),
+            leader_unconfirmed: false,
             expected_brokers: 4,
             expected_controllers: 3,
         };

@@ -13,6 +13,9 @@ use crate::health::{self, Observed, Verdict};
 
 /// How long a broker may take to say that it is there.
 pub const BROKER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the controllers may take to say who leads them. A broker that asks one that hangs turns
+/// to the next after two seconds.
+pub const QUORUM_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a controller may be silent before it counts as missing. Many heartbeats long, so that
 /// an ordinary pause is no news.
 const CONTROLLER_SILENCE_MS: i64 = 1_000;
@@ -33,8 +36,16 @@ pub struct Look {
 
 /// Asks for the cluster, every broker and the quorum, and judges.
 pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientError> {
-    let view = client.admin().describe_cluster().await?;
+    let mut view = client.admin().describe_cluster().await?;
     let (brokers, quorum) = tokio::join!(ask_brokers(client, &view), quorum(client));
+    let is_confirmed = |view: &ClusterView| {
+        let leader = quorum.as_ref().and_then(|it| confirmed_leader(view, it));
+        leader.is_some()
+    };
+    if quorum.is_some() && !is_confirmed(&view) {
+        // Another may have been elected while the controllers were asked.
+        view = client.admin().describe_cluster().await?;
+    }
     let that_are = |state| {
         let which = brokers.iter().filter(|(_, found)| *found == state);
         which.map(|(broker, _)| *broker).collect()
@@ -42,8 +53,10 @@ pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientErr
     let observed = Observed {
         unreachable_brokers: that_are(BrokerState::Unreachable),
         full_brokers: that_are(BrokerState::Full),
+        leader_unconfirmed: !is_confirmed(&view),
         silent_controllers: quorum
-            .map(|quorum| silent_voters(&view, &quorum))
+            .as_ref()
+            .map(|quorum| silent_voters(&view, quorum))
             .unwrap_or_default(),
         expected_brokers: expected.brokers,
         expected_controllers: expected.controllers,
@@ -87,7 +100,7 @@ async fn ask_brokers(client: &Client, view: &ClusterView) -> Vec<(i32, BrokerSta
 /// The quorum as some controller sees it, if one answers.
 pub async fn quorum(client: &Client) -> Option<DescribeQuorumResponse> {
     let admin = client.admin();
-    let answer = timeout(BROKER_PATIENCE, admin.describe_quorum()).await;
+    let answer = timeout(QUORUM_PATIENCE, admin.describe_quorum()).await;
     answer.ok()?.ok()
 }
 

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use ottla_model::limits::BATCH_BYTES_MAX;
+
 /// Units and how many bytes they stand for, longest spelling first.
 const UNITS: [(&str, u64); 7] = [
     ("KiB", 1 << 10),
@@ -32,6 +34,15 @@ impl FromStr for Amount {
         let bytes = number.and_then(|number| number.checked_mul(factor));
         bytes.map(Amount).ok_or_else(expected)
     }
+}
+
+/// Parses the size of a batch or of what must fit into one.
+pub fn batch_bytes(text: &str) -> Result<usize, String> {
+    let Amount(bytes) = text.parse()?;
+    let fitting = usize::try_from(bytes).ok();
+    let fitting = fitting.filter(|bytes| *bytes <= BATCH_BYTES_MAX);
+    fitting
+        .ok_or_else(|| format!("{bytes} bytes are more than a batch may have ({BATCH_BYTES_MAX})"))
 }
 
 /// How much is sent in a second.
@@ -74,6 +85,15 @@ impl FromStr for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_has_a_size_with_a_unit_and_a_limit() {
+        assert_eq!(batch_bytes("2MiB"), Ok(2 << 20));
+        assert_eq!(batch_bytes("16384"), Ok(16_384));
+        let refused = batch_bytes("1GiB").unwrap_err();
+        assert!(refused.contains("more than a batch may have"), "{refused}");
+        assert!(batch_bytes("2 MiB").unwrap_err().contains("no size"));
+    }
 
     #[test]
     fn sizes_have_decimal_and_binary_units() {

@@ -9,7 +9,7 @@ use ottla_client::{Acks, Client, Compression, ProducerConfig};
 
 use crate::args::{KeyValue, RequestArgs, topic_setting};
 use crate::bench::{
-    self, Amount, BenchTopic, Rate, Report, STAMP_BYTES, Scene, Settings, TopicShape, Writing,
+    self, BenchTopic, Rate, Report, STAMP_BYTES, Scene, Settings, TopicShape, Writing, batch_bytes,
 };
 use crate::duration;
 use crate::exit::{CommandError, CommandResult};
@@ -99,14 +99,14 @@ pub struct LatencyArgs {
 #[derive(Debug, Args)]
 struct LoadArgs {
     /// How large each value is
-    #[arg(long, default_value = "1KiB", value_name = "BYTES")]
-    record_size: Amount,
+    #[arg(long, default_value = "1KiB", value_name = "BYTES", value_parser = batch_bytes)]
+    record_size: usize,
     /// How many producers, each with a thread and connections of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     producers: u32,
-    /// How large a batch becomes before it is sent without waiting
-    #[arg(long, value_name = "BYTES")]
-    batch_bytes: Option<Amount>,
+    /// How large a batch becomes before it is sent without waiting, such as 64KiB or 2MiB
+    #[arg(long, default_value = "128KiB", value_name = "BYTES", value_parser = batch_bytes)]
+    batch_bytes: usize,
     /// How long a batch waits for more records; a bare number means seconds
     #[arg(long, default_value = "5ms", value_parser = duration::parse)]
     linger: Duration,
@@ -150,14 +150,10 @@ struct TopicArgs {
 impl LoadArgs {
     fn producer(&self, delivery_timeout: Duration) -> CommandResult<ProducerConfig> {
         let defaults = ProducerConfig::default();
-        let batch_bytes = match self.batch_bytes {
-            Some(amount) => bytes(amount)?,
-            None => defaults.batch_bytes,
-        };
         Ok(ProducerConfig {
             acks: self.acks.into(),
             linger: self.linger,
-            batch_bytes,
+            batch_bytes: self.batch_bytes,
             compression: self.compression,
             idempotent: matches!(self.acks, AcksArg::All),
             delivery_timeout,
@@ -167,7 +163,7 @@ impl LoadArgs {
 
     fn writing(&self, delivery_timeout: Duration) -> CommandResult<Writing> {
         Ok(Writing {
-            record_bytes: bytes(self.record_size)?,
+            record_bytes: self.record_size,
             records: None,
             duration: None,
             rate: None,
@@ -175,18 +171,6 @@ impl LoadArgs {
             producer: self.producer(delivery_timeout)?,
         })
     }
-}
-
-/// A number of bytes that a value or a batch may have.
-fn bytes(amount: Amount) -> CommandResult<usize> {
-    let most = ottla_model::limits::BATCH_BYTES_MAX;
-    let bytes = usize::try_from(amount.0).unwrap_or(usize::MAX);
-    if bytes > most {
-        return Err(CommandError::usage(format_args!(
-            "{bytes} bytes are more than a batch may have ({most})"
-        )));
-    }
-    Ok(bytes)
 }
 
 impl TopicArgs {

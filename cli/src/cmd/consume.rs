@@ -2,6 +2,7 @@
 
 mod lookup;
 mod printer;
+mod search;
 mod unreadable;
 
 use std::collections::BTreeMap;
@@ -12,13 +13,12 @@ use ottla_client::{
     Client, ClientError, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, StartPosition,
 };
 use ottla_model::error::ApiError;
-use ottla_model::{ErrorCode, Offset, PartitionIndex};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use ottla_model::{ErrorCode, Offset, PartitionIndex, TopicId};
 use tokio::time::Instant;
 
 use self::lookup::{Lookup, Round};
 use self::printer::Printer;
+use self::search::{Followed, Searches};
 use self::unreadable::Unreadable;
 use crate::args::{ConnectArgs, OutputArgs};
 use crate::duration;
@@ -44,7 +44,8 @@ pub struct ConsumeArgs {
     /// Begin at the oldest record instead of waiting for new ones
     #[arg(long, conflicts_with = "offset")]
     from_beginning: bool,
-    /// Read only this partition; may be given several times
+    /// Read only this partition; may be given several times. By default all are read, and those
+    /// that the topic is given later from their beginning, unless an end was asked for
     #[arg(short, long = "partition", value_parser = clap::value_parser!(i32).range(0..))]
     partitions: Vec<i32>,
     /// Where to begin, and perhaps where to end, as FROM:TO
@@ -92,7 +93,7 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         }
     }
     let client = session::connect(&args.connect, REQUEST_TIMEOUT).await?;
-    let partitions = partitions(&client, &args).await?;
+    let (id, partitions) = partitions(&client, &args).await?;
     let span = args.span()?;
     if args.max_messages == Some(0) {
         return Ok(());
@@ -107,8 +108,7 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         }),
     };
     let mut consumer = client.consumer(ConsumerConfig::default());
-    let (sender, rounds) = mpsc::channel(1);
-    let mut looking = JoinSet::new();
+    let mut searches = Searches::new(lookup);
     let mut open = BTreeMap::new();
     match known_start(span) {
         Some(start) => {
@@ -117,13 +117,16 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
         }
         None => {
             open.extend(partitions.iter().map(|index| (*index, String::new())));
-            // Apart, so that a leader that does not answer holds up none of the others.
-            for group in by_leader(&client, &args.topic, &partitions) {
-                looking.spawn(lookup.clone().run(group, sender.clone()));
-            }
-            drop(sender);
+            searches.begin(&partitions);
         }
     }
+    let follows = args.partitions.is_empty() && span.to.is_none();
+    let followed = follows.then(|| Followed {
+        client: client.clone(),
+        topic: args.topic.clone(),
+        id,
+        known: partitions.len(),
+    });
     let reading = Reading {
         args: &args,
         consumer,
@@ -134,7 +137,8 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
             json: args.output.output == OutputFormat::Json,
             line: Vec::new(),
         },
-        rounds,
+        searches,
+        followed,
         asked: partitions.len(),
         open,
         ends: span.to.map(|_| BTreeMap::new()),
@@ -147,18 +151,27 @@ pub async fn run(args: ConsumeArgs) -> CommandResult {
     output::while_read(reading.run()).await
 }
 
-/// The partitions to read: those asked for, or all.
-async fn partitions(client: &Client, args: &ConsumeArgs) -> CommandResult<Vec<PartitionIndex>> {
-    let known: Vec<i32> = match client.cluster().topic(&args.topic) {
-        Some(info) => info.partitions.iter().map(|it| it.partition.0).collect(),
+/// The topic's id and the partitions to read: those asked for, or all.
+async fn partitions(
+    client: &Client,
+    args: &ConsumeArgs,
+) -> CommandResult<(TopicId, Vec<PartitionIndex>)> {
+    let (id, known): (_, Vec<i32>) = match client.cluster().topic(&args.topic) {
+        Some(info) => {
+            let indexes = info.partitions.iter().map(|it| it.partition.0);
+            (info.id, indexes.collect())
+        }
         None => {
             let described = client.admin().describe_topic(&args.topic).await?;
             let topic = described.topic.unwrap_or_default();
-            topic.partitions.iter().map(|it| it.partition).collect()
+            let id = TopicId::from_slice(&topic.topic_id).unwrap_or(TopicId::ZERO);
+            let indexes = topic.partitions.iter().map(|it| it.partition);
+            (id, indexes.collect())
         }
     };
     if args.partitions.is_empty() {
-        return Ok(known.into_iter().map(PartitionIndex).collect());
+        let all = known.into_iter().map(PartitionIndex).collect();
+        return Ok((id, all));
     }
     if let Some(missing) = args.partitions.iter().find(|index| !known.contains(index)) {
         let message = format!(
@@ -177,18 +190,7 @@ async fn partitions(client: &Client, args: &ConsumeArgs) -> CommandResult<Vec<Pa
         .collect();
     asked.sort_unstable();
     asked.dedup();
-    Ok(asked)
-}
-
-/// The partitions, those that share a leader together.
-fn by_leader(client: &Client, topic: &str, all: &[PartitionIndex]) -> Vec<Vec<PartitionIndex>> {
-    let cluster = client.cluster();
-    let leader = |index| cluster.topic(topic)?.partition(index)?.leader;
-    let mut groups: BTreeMap<_, Vec<PartitionIndex>> = BTreeMap::new();
-    for index in all {
-        groups.entry(leader(*index)).or_default().push(*index);
-    }
-    groups.into_values().collect()
+    Ok((id, asked))
 }
 
 /// Milliseconds since the Unix epoch.
@@ -236,8 +238,10 @@ struct Reading<'a> {
     args: &'a ConsumeArgs,
     consumer: Consumer,
     printer: Printer,
-    rounds: mpsc::Receiver<Result<Round, ClientError>>,
-    /// How many partitions were asked for.
+    searches: Searches,
+    /// Absent where the partitions to read stay as they were when the command began.
+    followed: Option<Followed>,
+    /// How many partitions are to be read.
     asked: usize,
     /// The partitions whose beginning is not known yet, and why.
     open: BTreeMap<PartitionIndex, String>,
@@ -252,7 +256,8 @@ struct Reading<'a> {
 }
 
 enum Step {
-    Round(Option<Result<Round, ClientError>>),
+    Round(CommandResult<Round>),
+    Added(Vec<PartitionIndex>),
     Polled(Result<Vec<ConsumedRecord>, ConsumeError>),
 }
 
@@ -272,12 +277,13 @@ impl Reading<'_> {
                 .map(|timeout| timeout.saturating_sub(self.last_record.elapsed()));
             let wait = patience.unwrap_or(POLL_TIMEOUT).min(POLL_TIMEOUT);
             let step = tokio::select! {
-                round = self.rounds.recv(), if !self.open.is_empty() => Step::Round(round),
+                round = self.searches.next(), if !self.open.is_empty() => Step::Round(round),
+                Some(added) = added(self.followed.as_ref(), wait) => Step::Added(added),
                 polled = self.consumer.poll(wait) => Step::Polled(polled),
             };
             match step {
-                Step::Round(Some(round)) => self.take_round(round?).await?,
-                Step::Round(None) => return Err(anyhow::anyhow!("the search ended").into()),
+                Step::Round(round) => self.take_round(round?).await?,
+                Step::Added(added) => self.take_added(&added),
                 Step::Polled(Ok(records)) => self.print(&records)?,
                 Step::Polled(Err(error)) => self.give_up(error)?,
             }
@@ -304,6 +310,17 @@ impl Reading<'_> {
             self.consumer.assign_more(&self.args.topic, starts).await?;
         }
         Ok(())
+    }
+
+    /// Reads partitions too that the topic was given meanwhile.
+    fn take_added(&mut self, added: &[PartitionIndex]) {
+        self.asked += added.len();
+        if let Some(followed) = &mut self.followed {
+            followed.known += added.len();
+        }
+        let unknown = added.iter().map(|index| (*index, String::new()));
+        self.open.extend(unknown);
+        self.searches.begin_added(added);
     }
 
     fn print(&mut self, records: &[ConsumedRecord]) -> CommandResult {
@@ -460,6 +477,11 @@ impl Reading<'_> {
         let reason = anyhow::anyhow!("not read to the end: {}", causes.join("; "));
         Err(CommandError::new(exit, reason))
     }
+}
+
+/// Waits at most so long for partitions that the followed topic was given.
+async fn added(followed: Option<&Followed>, at_most: Duration) -> Option<Vec<PartitionIndex>> {
+    followed?.added(at_most).await
 }
 
 /// Whether the record is to be printed: with `--until-end`, only below its partition's end.

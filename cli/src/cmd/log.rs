@@ -113,7 +113,7 @@ impl<'a> BatchLine<'a> {
     fn text(&self) -> String {
         let state = self.damage.as_deref().unwrap_or("ok");
         format!(
-            "{:>12} {:>12} {:>8} {:>6} {:>8} {:>6} {:>10} {:>7} {:>8x} {:>9} {:>12}  {state}",
+            "{:>12} {:>12} {:>8} {:>6} {:>8} {:>6} {:>10} {:>7} {:08x} {:>9} {:>12}  {state}",
             self.base_offset,
             self.last_offset,
             self.records,
@@ -237,7 +237,7 @@ fn write_batch(
         line.record_list = Some(records);
     }
     if args.output.output == OutputFormat::Json {
-        serde_json::to_writer(&mut *out, &line)?;
+        serde_json::to_writer(&mut *out, &line).map_err(|error| stdout_error(error.into()))?;
         return writeln!(out).map_err(stdout_error);
     }
     writeln!(out, "{}", line.text()).map_err(stdout_error)?;
@@ -453,6 +453,67 @@ mod tests {
                 output: OutputFormat::Json,
             },
         })
+    }
+
+    /// Takes a few bytes, and then has no reader any more.
+    struct Leaving(usize);
+
+    impl std::io::Write for Leaving {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.0 == 0 {
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn batch() -> Vec<u8> {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.push(&NewRecord::default()).unwrap();
+        builder.build().unwrap().to_vec()
+    }
+
+    #[test]
+    fn a_reader_that_leaves_ends_a_dump_quietly_in_either_form() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("00000000000000000000.log");
+        std::fs::write(&path, batch()).unwrap();
+        let file = File::open(&path).unwrap();
+        for output in [OutputFormat::Json, OutputFormat::Table] {
+            let args = DumpArgs {
+                files: Vec::new(),
+                records: false,
+                output: OutputArgs { output },
+            };
+            let mut left = Vec::new();
+            dump_segment(&RealDisk, &path, &mut |batch| {
+                left.push(write_batch(&args, &path, &file, batch, &mut Leaving(9)));
+            })
+            .unwrap();
+            let error = CommandError::from(left.remove(0).unwrap_err());
+            assert!(error.is_stdout_closed(), "{output:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_shown_with_all_its_digits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("00000000000000000000.log");
+        std::fs::write(&path, batch()).unwrap();
+        let mut shown = Vec::new();
+        dump_segment(&RealDisk, &path, &mut |batch| {
+            let mut line = BatchLine::new(&path, batch);
+            line.crc = 0xab;
+            shown.push(line.text());
+        })
+        .unwrap();
+        assert!(shown[0].contains(" 000000ab "), "{shown:?}");
     }
 
     #[test]

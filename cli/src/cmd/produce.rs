@@ -1,5 +1,7 @@
 //! `ottla produce`: records from standard input to a topic.
 
+mod tally;
+
 use std::collections::VecDeque;
 use std::io::{self, BufReader, IsTerminal};
 use std::time::{Duration, Instant};
@@ -17,9 +19,11 @@ use ottla_model::PartitionIndex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use self::tally::Tally;
 use crate::args::RequestArgs;
+use crate::bench::batch_bytes;
 use crate::duration;
-use crate::exit::{CommandError, CommandResult, Exit};
+use crate::exit::{CommandError, CommandResult};
 use crate::format::{InputFormat, InputRecord, MalformedRecord, parse_header};
 use crate::output::{self, counted};
 use crate::{session, signals};
@@ -64,9 +68,9 @@ pub struct ProduceArgs {
     /// How long a batch waits for more records, such as 5ms or 1s; a bare number means seconds
     #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration::parse)]
     linger: Duration,
-    /// How large a batch becomes before it is sent without waiting
-    #[arg(long, value_name = "BYTES")]
-    batch_bytes: Option<usize>,
+    /// How large a batch becomes before it is sent without waiting, such as 64KiB or 2MiB
+    #[arg(long, default_value = "128KiB", value_name = "BYTES", value_parser = batch_bytes)]
+    batch_bytes: usize,
     #[command(flatten)]
     request: RequestArgs,
 }
@@ -104,7 +108,7 @@ impl ProduceArgs {
         ProducerConfig {
             acks: self.acks.into(),
             linger: self.linger,
-            batch_bytes: self.batch_bytes.unwrap_or(defaults.batch_bytes),
+            batch_bytes: self.batch_bytes,
             compression: self.compression,
             idempotent: matches!(self.acks, AcksArg::All),
             delivery_timeout: self.request.timeout,
@@ -154,7 +158,8 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
     let mut sending = Sending {
         producer: client.producer(args.producer_config()),
         outstanding: VecDeque::new(),
-        tally: Tally::default(),
+        tally: Tally::new(args.acks),
+        failure: None,
         progress: Progress::new(),
     };
     let mut stop = signals::stop()?;
@@ -164,7 +169,7 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
     };
     // Whatever happened, what was sent is accounted for; only a second signal cuts that short.
     let settled = tokio::select! {
-        settled = sending.settle() => settled,
+        () = sending.settle() => Ok(()),
         signal = stop.wait() => Err(stopped(signal)),
     };
     let mut outcome = outcome.and(settled);
@@ -173,7 +178,7 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
         outcome = exists(&client, &args.topic).await;
     }
     sending.progress.finish();
-    summarize(&args, &sending, outcome)
+    summarize(&args, sending, outcome)
 }
 
 /// Fails as a record would if the topic is not there.
@@ -188,82 +193,114 @@ fn stopped(signal: &str) -> CommandError {
     anyhow::anyhow!("stopped by {signal} before the end of the input").into()
 }
 
-#[derive(Debug, Default)]
-struct Tally {
-    sent: u64,
-    bytes: u64,
-    acknowledged: u64,
-    failed: u64,
-}
-
 struct Sending {
     producer: Producer,
     /// In the order sent, which is nearly the order of their acknowledgement.
-    outstanding: VecDeque<DeliveryFuture>,
+    outstanding: VecDeque<Outstanding>,
     tally: Tally,
+    /// The first record of the input that is not written, and why.
+    failure: Option<(u64, ProduceError)>,
     progress: Progress,
+}
+
+struct Outstanding {
+    /// The record's number in the input, from 1.
+    number: u64,
+    delivery: DeliveryFuture,
 }
 
 type Chunk = Result<Vec<InputRecord>, MalformedRecord>;
 
 impl Sending {
+    /// Sends the input until its end or the first failure.
     async fn all(
         &mut self,
         args: &ProduceArgs,
         chunks: &mut mpsc::Receiver<Chunk>,
     ) -> CommandResult {
         while let Some(chunk) = chunks.recv().await {
-            for input in chunk? {
-                let record = args.record(input);
-                let value = record.value.as_ref().map_or(0, Bytes::len);
-                let size = record.key.as_ref().map_or(0, Bytes::len) + value;
-                self.outstanding
-                    .push_back(self.producer.send(record).await?);
-                self.tally.sent += 1;
-                self.tally.bytes += size as u64;
+            let chunk = chunk.inspect_err(|error| {
+                self.tally.refused += u64::from(error.number().is_some());
+            })?;
+            for input in chunk {
+                self.send(args.record(input)).await;
+                if self.failure.is_some() {
+                    return Ok(());
+                }
             }
-            self.make_room().await?;
+            self.make_room().await;
+            if self.failure.is_some() {
+                return Ok(());
+            }
             self.progress.show(&self.tally);
         }
         Ok(())
     }
 
-    /// Takes in the acknowledgements that are there, and waits for some if too many are not.
-    async fn make_room(&mut self) -> Result<(), ProduceError> {
-        while let Some(mut first) = self.outstanding.pop_front() {
-            let full = self.outstanding.len() >= OUTSTANDING_MAX;
-            let result = match (&mut first).now_or_never() {
-                Some(result) => result,
-                None if full => first.await,
-                None => {
-                    self.outstanding.push_front(first);
-                    return Ok(());
-                }
-            };
-            self.count(result.map(|_| ()))?;
+    async fn send(&mut self, record: ProducerRecord) {
+        let value = record.value.as_ref().map_or(0, Bytes::len);
+        let size = record.key.as_ref().map_or(0, Bytes::len) + value;
+        let number = self.tally.sent + 1;
+        match self.producer.send(record).await {
+            Ok(delivery) => {
+                self.tally.sent += 1;
+                self.tally.bytes += size as u64;
+                let outstanding = Outstanding { number, delivery };
+                self.outstanding.push_back(outstanding);
+            }
+            Err(error) => {
+                self.tally.refused += 1;
+                self.note(number, error);
+            }
         }
-        Ok(())
     }
 
-    /// Waits for every outcome; the first failure is returned, all are counted.
-    async fn settle(&mut self) -> CommandResult {
-        let mut outcome = Ok(());
-        while let Some(delivery) = self.outstanding.pop_front() {
-            let counted = self.count(delivery.await.map(|_| ()));
-            outcome = outcome.and(counted.map_err(CommandError::from));
+    /// Takes in the acknowledgements that are there, and waits for some if too many are not.
+    async fn make_room(&mut self) {
+        while let Some(first) = self.outstanding.front_mut() {
+            let ended = match (&mut first.delivery).now_or_never() {
+                Some(ended) => ended,
+                None if self.outstanding.len() <= OUTSTANDING_MAX => return,
+                None => (&mut self.outstanding[0].delivery).await,
+            };
+            self.count(ended.map(|_| ()));
+        }
+    }
+
+    /// Waits for every outcome.
+    async fn settle(&mut self) {
+        while let Some(first) = self.outstanding.front_mut() {
+            let ended = (&mut first.delivery).await;
+            self.count(ended.map(|_| ()));
             if self.outstanding.len().is_multiple_of(CHUNK_RECORDS) {
                 self.progress.show(&self.tally);
             }
         }
-        outcome
     }
 
-    fn count(&mut self, result: Result<(), ProduceError>) -> Result<(), ProduceError> {
-        match &result {
-            Ok(()) => self.tally.acknowledged += 1,
-            Err(_) => self.tally.failed += 1,
+    /// Counts the outcome of the record that is outstanding for longest. Until then it stays in
+    /// the line, so that a signal while it is waited for loses none.
+    fn count(&mut self, ended: Result<(), ProduceError>) {
+        let Some(Outstanding { number, .. }) = self.outstanding.pop_front() else {
+            return;
+        };
+        match ended {
+            Ok(()) => self.tally.done += 1,
+            Err(error) => {
+                self.tally.failed += 1;
+                self.note(number, error);
+            }
         }
-        result
+    }
+
+    fn note(&mut self, number: u64, error: ProduceError) {
+        let is_first = self
+            .failure
+            .as_ref()
+            .is_none_or(|(first, _)| number < *first);
+        if is_first {
+            self.failure = Some((number, error));
+        }
     }
 }
 
@@ -354,10 +391,14 @@ impl Progress {
             return;
         }
         self.shown = Some(now);
-        let rate = tally.acknowledged as f64 / self.started.elapsed().as_secs_f64().max(0.001);
+        let rate = tally.done as f64 / self.started.elapsed().as_secs_f64().max(0.001);
+        let acknowledged = match tally.acks {
+            AcksArg::None => String::new(),
+            AcksArg::All | AcksArg::Leader => format!("{} acknowledged, ", tally.done),
+        };
         bar.set_message(format!(
-            "{} sent, {} acknowledged, {rate:.0} records/s",
-            tally.sent, tally.acknowledged
+            "{} sent, {acknowledged}{rate:.0} records/s",
+            tally.sent
         ));
         bar.tick();
     }
@@ -379,13 +420,20 @@ struct Summary {
     seconds: f64,
 }
 
-fn summarize(args: &ProduceArgs, sending: &Sending, outcome: CommandResult) -> CommandResult {
+fn summarize(args: &ProduceArgs, sending: Sending, outcome: CommandResult) -> CommandResult {
     let seconds = sending.progress.started.elapsed().as_secs_f64();
     let tally = &sending.tally;
+    let outcome = match sending.failure {
+        Some((number, error)) => Err(tally.blame_record(number, error)),
+        None => outcome.map_err(|error| tally.blame(error)),
+    };
     let summary = Summary {
         topic: args.topic.clone(),
         sent: tally.sent,
-        acknowledged: tally.acknowledged,
+        acknowledged: match tally.acks {
+            AcksArg::None => 0,
+            AcksArg::All | AcksArg::Leader => tally.done,
+        },
         failed: tally.failed,
         bytes: tally.bytes,
         seconds,
@@ -394,41 +442,14 @@ fn summarize(args: &ProduceArgs, sending: &Sending, outcome: CommandResult) -> C
         output::print_line(output::OutputFormat::Json, &summary, |_| String::new())?;
     } else if outcome.is_ok() {
         output::note(format_args!(
-            "{} acknowledged in {seconds:.2} s ({:.0} records/s, {:.1} MB/s)",
-            counted(tally.acknowledged, "record"),
-            tally.acknowledged as f64 / seconds.max(0.001),
+            "{} {} in {seconds:.2} s ({:.0} records/s, {:.1} MB/s)",
+            counted(tally.done, "record"),
+            tally.done_word(),
+            tally.done as f64 / seconds.max(0.001),
             tally.bytes as f64 / seconds.max(0.001) / 1e6,
         ));
     }
-    outcome.map_err(|error| tally.blame(error, &args.topic))
-}
-
-impl Tally {
-    /// The error with what came of the records. A malformed record behind good ones leaves the
-    /// input partly produced.
-    fn blame(&self, error: CommandError, topic: &str) -> CommandError {
-        let malformed = error.reason.chain().any(|it| it.is::<MalformedRecord>());
-        let exit = match malformed && self.acknowledged > 0 {
-            true => Exit::Partly,
-            false => error.exit,
-        };
-        let error = CommandError { exit, ..error };
-        match self.account(topic) {
-            Some(account) => error.context(account),
-            None => error,
-        }
-    }
-
-    /// What came of the records so far; nothing if there was none.
-    fn account(&self, topic: &str) -> Option<String> {
-        (self.sent > 0).then(|| {
-            format!(
-                "{} of {} sent to {topic} acknowledged",
-                self.acknowledged,
-                counted(self.sent, "record")
-            )
-        })
-    }
+    outcome
 }
 
 #[cfg(test)]
@@ -436,23 +457,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_malformed_record_behind_good_ones_leaves_the_input_partly_produced() {
-        let malformed = || CommandError::from(MalformedRecord::TooLong { number: 4 });
-        let mut tally = Tally::default();
-        assert_eq!(tally.blame(malformed(), "t").exit, Exit::Failure);
-        (tally.sent, tally.acknowledged) = (3, 3);
-        assert_eq!(tally.blame(malformed(), "t").exit, Exit::Partly);
-        let other = CommandError::from(anyhow::anyhow!("no"));
-        assert_eq!(tally.blame(other, "t").exit, Exit::Failure);
-    }
-
-    #[test]
-    fn an_error_before_the_first_record_has_nothing_to_account_for() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.account("t"), None);
-        tally.sent = 3;
-        tally.acknowledged = 1;
-        let account = tally.account("t").unwrap();
-        assert!(account.starts_with("1 of 3 records"), "{account}");
+    fn the_default_size_of_a_batch_is_the_clients_own() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ProduceArgs,
+        }
+        let line: Line = clap::Parser::parse_from(["produce", "t"]);
+        assert_eq!(line.args.batch_bytes, ProducerConfig::default().batch_bytes);
     }
 }

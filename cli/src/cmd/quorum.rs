@@ -1,22 +1,29 @@
 //! `ottla quorum`: the controllers that decide, and how far each has got.
 
+use std::time::Duration;
+
 use clap::Subcommand;
-use ottla_client::v1::{ClusterView, DescribeQuorumResponse, QuorumReplica};
+use ottla_client::ClientError;
+use ottla_client::v1::{ClusterView, ControllerView, DescribeQuorumResponse, QuorumReplica};
+use ottla_model::ErrorCode;
 use ottla_proto::convert::endpoint_text;
 use serde::Serialize;
 
 use crate::args::RequestArgs;
-use crate::exit::CommandResult;
+use crate::exit::{CommandError, CommandResult};
 use crate::output::{self, Table, or_dash};
 use crate::{observe, session};
 
+/// How long the controllers may take to answer a broker, which asks them in turn, before the rest
+/// is told without them.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// A voter that the leader does not hear. How far behind it is, nobody knows.
 const SILENT: &str = "silent";
 
 /// Commands under `ottla quorum`.
 #[derive(Debug, Subcommand)]
 pub enum QuorumCommand {
-    /// Show the active controller and how far the others follow
+    /// Show the active controller and how far the others follow; exits with 3 if none is active
     Status(RequestArgs),
 }
 
@@ -27,7 +34,8 @@ struct Status {
     leader_id: Option<i32>,
     /// Who led when a controller last heard of a leader, if nobody is known to lead now.
     last_known_leader_id: Option<i32>,
-    leader_epoch: i64,
+    /// Absent where no controller answered.
+    leader_epoch: Option<i64>,
     /// Metadata records that are committed. Another unit than the entries of the Raft log below,
     /// one of which holds any number of records: neither can be subtracted from the other.
     metadata_offset: i64,
@@ -82,7 +90,7 @@ impl Status {
             cluster_id: reply.cluster_id,
             leader_id: leader,
             last_known_leader_id: reply.leader_id.filter(|_| !is_led),
-            leader_epoch: reply.leader_epoch,
+            leader_epoch: Some(reply.leader_epoch),
             metadata_offset: reply.high_watermark,
             max_follower_lag_raft_entries: followers
                 .filter_map(|voter| voter.lag_raft_entries)
@@ -91,16 +99,65 @@ impl Status {
             voters,
         }
     }
+
+    /// What a broker knows of controllers none of which answers.
+    fn unanswered(view: &ClusterView) -> Status {
+        let voter = |controller: &ControllerView| Member {
+            node_id: controller.node_id,
+            status: SILENT,
+            directory_id: String::new(),
+            endpoint: controller.internal_endpoint.as_ref().map(endpoint_text),
+            raft_log_end: -1,
+            lag_raft_entries: None,
+            last_contact_ms: None,
+        };
+        Status {
+            cluster_id: view.cluster_id.clone(),
+            leader_id: None,
+            last_known_leader_id: view.active_controller_id,
+            leader_epoch: None,
+            metadata_offset: view.metadata_offset,
+            max_follower_lag_raft_entries: None,
+            voters: view.controllers.iter().map(voter).collect(),
+            observers: Vec::new(),
+        }
+    }
 }
 
 /// Runs a command under `ottla quorum`.
 pub async fn run(command: QuorumCommand) -> CommandResult {
     let QuorumCommand::Status(request) = command;
-    let client = session::open(&request).await?;
+    let client = session::connect(&request.connect, request.timeout.min(PATIENCE)).await?;
     let admin = client.admin();
-    let quorum = admin.describe_quorum().await?;
-    let status = Status::new(&admin.describe_cluster().await?, quorum);
-    Ok(output::print(request.output.output, &status, text)?)
+    let quorum = match admin.describe_quorum().await {
+        Ok(quorum) => Some(quorum),
+        Err(error) if no_answer(&error) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let view = admin.describe_cluster().await?;
+    let status = match quorum {
+        Some(quorum) => Status::new(&view, quorum),
+        None => {
+            output::note(
+                "no controller answered the brokers in time: check that a majority of the \
+                 controllers is running",
+            );
+            Status::unanswered(&view)
+        }
+    };
+    output::print(request.output.output, &status, text)?;
+    match status.leader_id {
+        Some(_) => Ok(()),
+        None => Err(CommandError::condition_told("no controller is active")),
+    }
+}
+
+/// Whether the error means that the brokers found no controller that answers.
+fn no_answer(error: &ClientError) -> bool {
+    match error.code() {
+        Some(code) => code == ErrorCode::NoControllerQuorum,
+        None => error.is_retriable(),
+    }
 }
 
 fn text(status: &Status) -> String {
@@ -113,7 +170,7 @@ fn text(status: &Status) -> String {
     for (name, value) in [
         ("cluster id", status.cluster_id.clone()),
         ("leader", leader),
-        ("leader epoch", status.leader_epoch.to_string()),
+        ("leader epoch", or_dash(status.leader_epoch)),
         ("metadata offset", status.metadata_offset.to_string()),
         ("max follower lag", lag_text(status)),
     ] {
@@ -136,7 +193,7 @@ fn text(status: &Status) -> String {
             or_dash(Some(member.raft_log_end).filter(|end| *end >= 0)),
             or_dash(member.lag_raft_entries),
             or_dash(member.last_contact_ms),
-            member.directory_id.clone(),
+            or_dash(Some(&member.directory_id).filter(|id| !id.is_empty())),
         ]);
     }
     text.push('\n');
@@ -190,6 +247,32 @@ mod tests {
         let led = Status::new(&led_by(Some(1)), reply());
         assert_eq!((led.leader_id, led.last_known_leader_id), (Some(1), None));
         assert_eq!(led.voters[0].status, "leader");
+    }
+
+    #[test]
+    fn without_an_answer_what_the_broker_knows_is_shown() {
+        let view = ClusterView {
+            metadata_offset: 50,
+            controllers: vec![ControllerView {
+                node_id: 4,
+                internal_endpoint: None,
+            }],
+            ..led_by(Some(4))
+        };
+        let status = Status::unanswered(&view);
+        assert_eq!(
+            (status.leader_id, status.last_known_leader_id),
+            (None, Some(4))
+        );
+        let text = text(&status);
+        for part in [
+            "leader            none (last known: 4)",
+            "leader epoch      -",
+            "metadata offset   50",
+            "4     silent  -",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
     }
 
     #[test]

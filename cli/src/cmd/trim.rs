@@ -74,12 +74,18 @@ pub async fn run(args: TrimArgs) -> CommandResult {
         let trimmed = several.take(outcome).into_iter().flatten();
         rows.extend(trimmed.map(Row::from));
     }
-    output::print(args.request.output.output, &rows, |rows| {
-        let mut table = Table::new(["PARTITION", "LOW-WATERMARK"]);
-        for row in rows {
-            table.row([row.partition.to_string(), row.low_watermark.to_string()]);
-        }
-        table.render()
-    })?;
+    output::print(args.request.output.output, &rows, |rows| text(rows))?;
     several.outcome()
+}
+
+/// The table, or nothing at all where no partition was trimmed.
+fn text(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["PARTITION", "LOW-WATERMARK"]);
+    for row in rows {
+        table.row([row.partition.to_string(), row.low_watermark.to_string()]);
+    }
+    table.render()
 }

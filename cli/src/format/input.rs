@@ -29,6 +29,18 @@ pub enum MalformedRecord {
     Read(#[source] io::Error),
 }
 
+impl MalformedRecord {
+    /// Which record it is, from 1; `None` if the input could not be read.
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            MalformedRecord::Shape { number, .. } | MalformedRecord::TooLong { number } => {
+                Some(*number)
+            }
+            MalformedRecord::Read(_) => None,
+        }
+    }
+}
+
 /// How records are read: text before the first field, fields with the text behind each; the text
 /// behind the last one ends a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +70,11 @@ impl FromStr for InputFormat {
     fn from_str(format: &str) -> Result<InputFormat, FormatError> {
         let mut prefix = Vec::new();
         let mut fields: Vec<(Field, Vec<u8>)> = Vec::new();
-        for piece in parse(format)? {
+        let pieces = parse(format).map_err(|error| match error {
+            FormatError::UnknownField(letter) => FormatError::UnknownInputField(letter),
+            error => error,
+        });
+        for piece in pieces? {
             match (piece, fields.last_mut()) {
                 (Piece::Text(text), None) => prefix = text,
                 (Piece::Text(text), Some((_, behind))) => *behind = text,
@@ -365,5 +381,10 @@ mod tests {
         assert_eq!(refused("%k%v"), FormatError::NoText);
         assert_eq!(refused("%v %v"), FormatError::Twice('v'));
         assert_eq!(refused("%o %v"), FormatError::NotForInput('o'));
+        let unknown = refused("%q").to_string();
+        assert!(
+            unknown.ends_with("known are %k %v %p %h and %%"),
+            "{unknown}"
+        );
     }
 }

@@ -50,6 +50,8 @@ enum Piece {
 pub enum FormatError {
     #[error("'%{0}' is no field; known are %t %p %o %d %k %v %h and %%")]
     UnknownField(char),
+    #[error("'%{0}' is no field of a record to produce; known are %k %v %p %h and %%")]
+    UnknownInputField(char),
     #[error("'\\{0}' is no escape; known are \\n \\t \\r \\0 and \\\\")]
     UnknownEscape(char),
     #[error("the format ends in the middle of '{0}'")]

@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_proto::v1;
@@ -75,11 +77,15 @@ impl Cluster {
 
     /// Starts so many nodes as these arguments ask for and waits until they serve.
     pub fn of(nodes: u16, args: &str) -> Cluster {
+        Cluster::shaped(nodes, &format!("--nodes {nodes} {args}"))
+    }
+
+    /// Starts the nodes, so many in all, that these arguments ask for.
+    pub fn shaped(nodes: u16, args: &str) -> Cluster {
         let port = free_ports(2 * nodes);
         let errors = tempfile::NamedTempFile::new().expect("a file");
         let mut child = program()
             .args(["dev", "--base-port", &port.to_string()])
-            .args(["--nodes", &nodes.to_string()])
             .args(args.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -115,6 +121,28 @@ impl Cluster {
 
     pub fn run(&self, args: &str, input: &str) -> Ran {
         ottla(&self.bootstrap, args, input.as_bytes())
+    }
+
+    /// Starts a command that goes on until it is stopped.
+    pub fn spawn(&self, args: &str) -> Running {
+        let mut child = program()
+            .env("OTTLA_BOOTSTRAP", &self.bootstrap)
+            .args(args.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program starts");
+        let out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
     }
 
     /// Appends a batch as it is, past the client that would never build it.
@@ -159,5 +187,29 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A command at work, killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    pub child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    /// The next line of its standard output.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        let line = self.lines.recv_timeout(Duration::from_secs(20));
+        line.expect("a line in time")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -1,6 +1,26 @@
 //! What nodes tell.
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::cluster::Cluster;
+
+/// A process that hangs until this is dropped.
+struct Hanging(Pid);
+
+impl Hanging {
+    fn new(pid: i32) -> Hanging {
+        let pid = Pid::from_raw(pid).expect("a process");
+        kill_process(pid, Signal::STOP).expect("it runs");
+        Hanging(pid)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // One that is gone cannot be woken.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
 
 #[test]
 fn a_cluster_that_is_stopped_complains_of_nobody() {
@@ -23,4 +43,42 @@ fn a_broker_that_is_alive_or_not_there_is_not_unregistered() {
     assert_eq!(unknown.code, Some(4), "{}", unknown.err);
     let listed = cluster.ok("broker list --output json", "");
     assert!(listed.out.contains("\"active\""), "{}", listed.out);
+}
+
+#[test]
+fn while_the_active_controller_hangs_nobody_says_that_all_is_well() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shape = "--processes --controllers 1 --brokers 1 --data-dir";
+    let mut cluster = Cluster::shaped(2, &format!("{shape} {}", dir.path().display()));
+    let manifest = std::fs::read(dir.path().join("cluster.json")).expect("the file");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("its form");
+    let nodes = manifest["nodes"].as_array().expect("nodes");
+    let is = |node: &&serde_json::Value, role| node["roles"].as_array().unwrap().contains(&role);
+    let controller = nodes.iter().find(|node| is(node, "controller".into()));
+    let broker = nodes.iter().find(|node| is(node, "broker".into()));
+    let client = &broker.expect("a broker")["client"];
+    cluster.bootstrap = client.as_str().expect("an address").to_owned();
+    cluster.ok("cluster health", "");
+    cluster.ok("quorum status", "");
+
+    let pid = controller.expect("a controller")["pid"].as_i64();
+    let _hanging = Hanging::new(pid.and_then(|pid| pid.try_into().ok()).expect("a process"));
+    let health = cluster.run("cluster health --timeout 2s", "");
+    assert_eq!(health.code, Some(3), "{}", health.out);
+    let said = "no controller is active";
+    assert!(health.out.contains(said), "{}", health.out);
+    let status = cluster.run("quorum status --timeout 2s", "");
+    assert_eq!(status.code, Some(3), "{}", status.err);
+    assert!(
+        status.out.contains("leader            none"),
+        "{}",
+        status.out
+    );
+    assert!(
+        status.err.contains("no controller answered"),
+        "{}",
+        status.err
+    );
+    let json = cluster.run("quorum status --timeout 2s -o json", "").out;
+    assert!(json.contains("\"leader_id\": null"), "{json}");
 }

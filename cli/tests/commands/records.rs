@@ -1,5 +1,7 @@
 //! Producing and consuming.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use ottla_model::batch::{BatchBuilder, NewRecord};
 use ottla_model::compression::Compression;
@@ -115,6 +117,7 @@ fn what_cannot_be_meant_fails_instead_of_doing_nothing() {
         let ran = cluster.run(command, "");
         assert_eq!(ran.code, Some(code), "{command}: {}", ran.err);
         assert!(ran.err.contains(said), "{command}: {}", ran.err);
+        assert_eq!(ran.out, "", "{command}");
     }
     cluster.ok("consume t --offset 3 --until-end", "");
 }
@@ -139,4 +142,63 @@ fn a_described_topic_says_where_its_partitions_begin_and_end() {
     );
     let refused = cluster.run("topic create u --config retention.ms=7w", "");
     assert_eq!(refused.code, Some(2), "{}", refused.err);
+}
+
+#[test]
+fn partitions_that_are_added_are_read_from_their_beginning() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --partitions 1", "");
+    cluster.ok("produce t", "old\n");
+    let newest = cluster.spawn("consume t --offset -1");
+    let all = cluster.spawn("consume t --from-beginning");
+    let one = cluster.spawn("consume t --from-beginning --partition 0");
+    for consumer in [&newest, &all, &one] {
+        assert_eq!(consumer.line(), "old");
+    }
+
+    cluster.ok("topic alter t --partitions 3", "");
+    cluster.ok("produce t --partition 1", "first\n");
+    assert_eq!(all.line(), "first");
+    assert_eq!(newest.line(), "first");
+    cluster.ok("produce t --partition 2", "second\n");
+    assert_eq!(all.line(), "second");
+    // Only what was asked for, where that was said.
+    cluster.ok("produce t --partition 0", "own\n");
+    assert_eq!(one.line(), "own");
+}
+
+#[test]
+fn a_record_that_fails_behind_good_ones_is_named_and_exits_with_7() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --config max.message.bytes=1000", "");
+    let large = "x".repeat(5_000);
+    let input = format!("a\nb\n{large}\n");
+    let ran = cluster.run("produce t --batch-bytes 100", &input);
+    assert_eq!(ran.code, Some(7), "{}", ran.err);
+    let said = "2 of 3 records acknowledged; record 3: ";
+    assert!(ran.err.contains(said), "{}", ran.err);
+    let ran = cluster.run("produce t --partition 9", "a\n");
+    assert_ne!(ran.code, Some(7), "{}", ran.err);
+
+    let sent = cluster.ok("produce t --acks none", "a\nb\n");
+    assert!(sent.err.starts_with("2 records sent in"), "{}", sent.err);
+    let json = cluster.ok("produce t --acks none -o json", "a\n").out;
+    assert!(json.contains(r#""sent":1,"acknowledged":0"#), "{json}");
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_it_is_written_leaves_the_input_partly_produced() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t", "");
+    let mut producer = cluster.spawn("produce t -o json");
+    let mut input = producer.child.stdin.take().expect("a pipe");
+    input.write_all(b"a\n").expect("it reads");
+    cluster.ok("consume t --from-beginning -n 1", "");
+    cluster.ok("topic delete t", "");
+    input.write_all(b"b\nc\n").expect("it reads");
+    drop(input);
+    let summary = producer.line();
+    assert!(summary.contains(r#""acknowledged":1"#), "{summary}");
+    let ended = producer.child.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(7));
 }

@@ -1,0 +1,152 @@
+//! How many records were produced, and what is said and exited with where some were not.
+
+use ottla_client::ProduceError;
+
+use super::AcksArg;
+use crate::exit::{CommandError, Exit};
+use crate::output::counted;
+
+/// What came of the records so far.
+#[derive(Debug)]
+pub struct Tally {
+    pub acks: AcksArg,
+    /// Those that the producer took.
+    pub sent: u64,
+    pub bytes: u64,
+    /// Those that are written as far as `acks` asks for.
+    pub done: u64,
+    pub failed: u64,
+    /// Those of the input that were never sent.
+    pub refused: u64,
+}
+
+impl Tally {
+    pub fn new(acks: AcksArg) -> Tally {
+        Tally {
+            acks,
+            sent: 0,
+            bytes: 0,
+            done: 0,
+            failed: 0,
+            refused: 0,
+        }
+    }
+
+    /// What is known of a record that did not fail. Without acknowledgements, that it was sent.
+    pub fn done_word(&self) -> &'static str {
+        match self.acks {
+            AcksArg::None => "sent",
+            AcksArg::All | AcksArg::Leader => "acknowledged",
+        }
+    }
+
+    /// The failure of a record with what came of all. One behind good ones leaves the input partly
+    /// produced.
+    pub fn blame_record(&self, number: u64, error: ProduceError) -> CommandError {
+        let error = CommandError::from(error);
+        // That the topic is missing is said of no record.
+        if self.sent == 0 && error.exit == Exit::NotFound {
+            return error;
+        }
+        self.blame(error.context(format!("record {number}")))
+    }
+
+    /// The error with what came of the records.
+    pub fn blame(&self, error: CommandError) -> CommandError {
+        let exit = match self.done > 0 && self.failed + self.refused > 0 {
+            true => Exit::Partly,
+            false => error.exit,
+        };
+        match self.account() {
+            Some(account) => CommandError::new(exit, anyhow::anyhow!("{account}; {error}")),
+            None => error,
+        }
+    }
+
+    /// What came of the records so far; nothing if there was none before the first that failed.
+    fn account(&self) -> Option<String> {
+        let all = counted(self.sent + self.refused, "record");
+        let done = self.done_word();
+        (self.sent > 0).then(|| match self.done == self.sent + self.refused {
+            true => format!("{all} {done}"),
+            false => format!("{} of {all} {done}", self.done),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_client::Outcome;
+    use ottla_model::ErrorCode;
+
+    use super::*;
+    use crate::format::MalformedRecord;
+
+    fn tally(sent: u64, done: u64, failed: u64, refused: u64) -> Tally {
+        Tally {
+            sent,
+            done,
+            failed,
+            refused,
+            ..Tally::new(AcksArg::All)
+        }
+    }
+
+    fn deleted() -> ProduceError {
+        ProduceError {
+            code: ErrorCode::UnknownTopicOrPartition,
+            outcome: Outcome::Definite,
+            message: "the topic is gone".to_owned(),
+        }
+    }
+
+    #[test]
+    fn whatever_fails_behind_good_records_leaves_the_input_partly_produced() {
+        let malformed = || CommandError::from(MalformedRecord::TooLong { number: 4 });
+        assert_eq!(tally(0, 0, 0, 1).blame(malformed()).exit, Exit::Failure);
+        let partly = tally(3, 3, 0, 1).blame(malformed());
+        assert_eq!(partly.exit, Exit::Partly);
+        let text = partly.to_string();
+        assert!(
+            text.starts_with("3 of 4 records acknowledged; record 4 is"),
+            "{text}"
+        );
+        for tally in [tally(3, 2, 1, 0), tally(2, 2, 0, 1)] {
+            let partly = tally.blame_record(3, deleted());
+            assert_eq!(partly.exit, Exit::Partly);
+            let text = "2 of 3 records acknowledged; record 3: the topic is gone";
+            assert_eq!(partly.to_string(), text);
+        }
+        let stopped = CommandError::from(anyhow::anyhow!("stopped"));
+        let other = tally(3, 3, 0, 0).blame(stopped);
+        assert_eq!(other.exit, Exit::Failure);
+        assert!(
+            other
+                .to_string()
+                .starts_with("3 records acknowledged; stopped")
+        );
+    }
+
+    #[test]
+    fn where_no_record_is_written_the_exit_code_is_that_of_the_failure() {
+        let none = tally(2, 0, 2, 0).blame_record(1, deleted());
+        assert_eq!(none.exit, Exit::NotFound);
+        let text = "0 of 2 records acknowledged; record 1: the topic is gone";
+        assert_eq!(none.to_string(), text);
+        let missing = tally(0, 0, 0, 1).blame_record(1, deleted());
+        assert_eq!(missing.to_string(), "the topic is gone");
+    }
+
+    #[test]
+    fn what_nobody_acknowledges_is_only_sent() {
+        let tally = Tally {
+            acks: AcksArg::None,
+            ..tally(3, 2, 1, 0)
+        };
+        let text = tally.blame_record(2, deleted()).to_string();
+        assert!(
+            text.starts_with("2 of 3 records sent; record 2: "),
+            "{text}"
+        );
+    }
+}
