@@ -65,7 +65,7 @@ pub(crate) fn create_partitions(
     let total = check_partition_count(request.total).map_err(|error| error.in_field("total"))?;
     if total <= present {
         let message = format!(
-            "topic {} has {present} partitions; it can only get more, not {total}",
+            "the number of partitions of topic {} is {present}; it can only rise, not become {total}",
             request.name
         );
         return Err(ApiError::new(ErrorCode::InvalidPartitions, message).in_field("total"));

@@ -150,11 +150,11 @@ pub enum ProduceFault {
     #[error("the batch claims a delete horizon, which only compaction sets")]
     DeleteHorizonClaimed,
     #[error(
-        "{have} replicas are in sync; min.insync.replicas asks for {need}. Nothing was written"
+        "in-sync replicas: {have}, but min.insync.replicas asks for {need}; nothing was written"
     )]
     NotEnoughReplicas { have: usize, need: usize },
     #[error(
-        "the batch was written, but only {have} replicas are still in sync; min.insync.replicas asks for {need}"
+        "the batch was written, but in-sync replicas are left: {have}, and min.insync.replicas asks for {need}"
     )]
     NotEnoughReplicasAfterAppend { have: usize, need: usize },
     #[error("the batch was written, but not acknowledged by all in-sync replicas in time")]
