@@ -89,7 +89,11 @@ impl Controllers {
                     Ok(Ok(value)) => return Ok(value),
                     Ok(Err(status)) => match refusal(&status) {
                         Some(error) if error.code != ErrorCode::NotController => return Err(error),
-                        _ => last = format!("controller {id}: {}", status.message()),
+                        Some(error) => last = format!("controller {id}: {}", error.message),
+                        None if from_status(&status).is_none() => {
+                            last = format!("controller {id} cannot be reached");
+                        }
+                        None => last = format!("controller {id}: {}", status.message()),
                     },
                     Err(_) => last = format!("controller {id} did not answer in time"),
                 }

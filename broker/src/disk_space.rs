@@ -12,6 +12,7 @@ use ottla_model::error::ApiError;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::node::Fatal;
 use crate::replica::chain;
 
 /// How often the room is measured. At full load, much less than the reserve fits in between.
@@ -108,17 +109,33 @@ impl DiskSpace {
         let _ = room.wait_for(|room| *room != Room::Enough).await;
     }
 
-    /// Measures, for the life of the broker.
-    pub async fn run(self: Arc<Self>, store: Arc<LogStore>) {
+    /// Measures, for the life of the broker. Ends it if the directory of its logs is gone: what is
+    /// written to files that have no name is lost with the process.
+    pub async fn run(self: Arc<Self>, store: Arc<LogStore>, fatal: Fatal) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fails = false;
         loop {
             ticks.tick().await;
             match store.free_space() {
-                Ok(free_bytes) => self.measured(free_bytes, store.stats().awaits_room),
-                Err(error) => {
+                Ok(free_bytes) => {
+                    fails = false;
+                    self.measured(free_bytes, store.stats().awaits_room);
+                }
+                Err(error) if error.is_not_found() => {
+                    fatal(format!(
+                        "the directory of the logs was removed while they were in use: {}; put it \
+                         back before the next start, or start with an empty one to refill from the \
+                         other replicas",
+                        chain(&error)
+                    ));
+                    return;
+                }
+                Err(error) if !fails => {
+                    fails = true;
                     tracing::warn!(error = %chain(&error), "the free space cannot be measured");
                 }
+                Err(_) => {}
             }
         }
     }

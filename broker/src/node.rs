@@ -449,7 +449,10 @@ impl Starter {
             Arc::clone(&broker.registration),
         )));
         let space = Arc::clone(&broker.space);
-        spawn(self.runtime.spawn(space.run(Arc::clone(&store))));
+        spawn(
+            self.runtime
+                .spawn(space.run(Arc::clone(&store), Arc::clone(&self.fatal))),
+        );
         let damage = DamageReports {
             store,
             manager: Arc::clone(&broker.manager),

@@ -90,7 +90,7 @@ impl LogError {
     }
 
     /// Whether a file or directory was not there.
-    pub(crate) fn is_not_found(&self) -> bool {
+    pub fn is_not_found(&self) -> bool {
         matches!(self, LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }

@@ -38,6 +38,19 @@ fn remove(path: &Path) {
     }
 }
 
+/// It would acknowledge records that nothing but the process holds.
+#[tokio::test]
+async fn a_node_whose_logs_are_removed_under_it_ends_and_says_so() {
+    let mut node = Node::start().await;
+    let data = node.data_dir();
+    std::fs::rename(data.join("broker"), data.join("elsewhere")).expect("moved");
+    let told = node.wait_until_it_ends().await;
+    assert!(
+        told.contains("was removed while they were in use"),
+        "{told}"
+    );
+}
+
 #[tokio::test]
 async fn a_directory_that_lost_a_part_is_refused_with_the_part_and_the_remedy() {
     let mut node = Node::start().await;

@@ -266,6 +266,16 @@ impl Node {
         std::fs::read_to_string(self.dir.path().join("node.log")).unwrap_or_default()
     }
 
+    /// Waits until the process ends by itself; what it told.
+    pub async fn wait_until_it_ends(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("its state").is_none() {
+            assert!(Instant::now() < deadline, "it goes on: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.log()
+    }
+
     /// The process lives.
     pub fn assert_alive(&mut self) {
         let ended = self.child.try_wait().expect("its state");
