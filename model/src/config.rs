@@ -127,7 +127,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigKey] = &[
         name: "min.insync.replicas",
         default: "",
         doc: "The fewest in-sync replicas with which a write is accepted; by default a majority of \
-              the replicas.",
+              the replicas, so that with two of them one stopped broker already stops writes. \
+              Counts as the number of replicas where it is more.",
         kind: Kind::Integer {
             min: 1,
             max: REPLICATION_FACTOR_MAX as i64,

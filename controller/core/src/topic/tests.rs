@@ -262,7 +262,7 @@ fn a_topic_grows_and_never_shrinks() {
         grow(4, Vec::new()),
         code,
         "total",
-        "has 4 partitions",
+        "is 4; it can only rise",
     );
     let code = ErrorCode::InvalidReplicaAssignment;
     let one = vec![nodes(&[1, 2, 3])];
