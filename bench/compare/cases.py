@@ -190,7 +190,7 @@ def read_again_until_stopped(run, system):
     run.reading = True
     while run.reading:
         system.consume("old")
-        machine.evict(system.folder)
+        machine.evict(system.folder, sync=False)
 
 
 # Name: the case, the systems in the order of their turns, and how many nodes.

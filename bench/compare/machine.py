@@ -24,9 +24,11 @@ def resident_mib(pid):
     return 0.0
 
 
-def evict(folder):
-    """Puts a folder's files out of the page cache, so that they are read from the disk."""
-    os.sync()
+def evict(folder, sync=True):
+    """Puts a folder's files out of the page cache, so that they are read from the disk. What is
+    not written to the disk yet stays; with `sync` it is written first, which others feel."""
+    if sync:
+        os.sync()
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -34,6 +36,19 @@ def evict(folder):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def fill_page_cache(folder):
+    """Fills memory with cached pages of a file without blocks, as on a machine that has been up for
+    a while. A hypervisor takes back what a guest does not use; without this, the systems would pay
+    for getting it again, page by page, and those that write most would pay most."""
+    path = folder / "hole"
+    with open(path, "wb") as file:
+        file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(2**20)
+        while file.readinto(buffer):
+            pass
 
 
 def stolen_seconds():

@@ -112,6 +112,7 @@ def one(run, options, tools, group, name):
     """One system's turn in one group of one round."""
     case, _, nodes = GROUPS[group]
     run.group, run.system = group, name
+    machine.fill_page_cache(options.data)
     run.surroundings = machine.environment(options.data)
     print(f"  {group}, {name} (load {run.surroundings['load_average']:.1f}, sync "
           f"{run.surroundings['sync_p50_ms']:.2f} ms)", flush=True)

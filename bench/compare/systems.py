@@ -159,6 +159,8 @@ class Ottla(System):
     name = "ottla"
     label = "Ottla"
     serving = b"registration: registered"
+    # Under the most metadata records that one request may take.
+    AT_ONCE = 5_000
 
     def __init__(self, folder, base_port, tools, nodes=NODES):
         self.program = tools["ottla"]
@@ -189,10 +191,15 @@ class Ottla(System):
     def create_topic(self, topic, partitions, **configs):
         replicas = min(3, len(self.nodes))
         options = [f"--config={key}={value}" for key, value in configs.items()]
-        self.call(self.program, "topic", "create", topic, "--partitions", partitions,
+        first = min(partitions, self.AT_ONCE)
+        self.call(self.program, "topic", "create", topic, "--partitions", first,
                   "--replication-factor", replicas,
                   f"--config=min.insync.replicas={min(2, replicas)}", *options,
                   "--bootstrap", self.bootstrap, "--timeout", "300s")
+        for count in range(first, partitions, self.AT_ONCE):
+            self.call(self.program, "topic", "alter", topic, "--partitions",
+                      min(partitions, count + self.AT_ONCE), "--bootstrap", self.bootstrap,
+                      "--timeout", "300s")
 
     def bench(self, bench, topic, *options):
         out = self.call(self.program, "bench", bench, topic, "--bootstrap", self.bootstrap,

@@ -8,11 +8,11 @@ use std::time::Duration;
 use ottla_log::LogStore;
 
 use crate::manager::ReplicaManager;
-use crate::replica::chain;
+use crate::replica::{Replica, chain};
 use crate::stop::Stop;
 
 /// How often it is seen whether there was a checkpoint.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until stopped.
 pub fn start(
@@ -26,7 +26,12 @@ pub fn start(
             let now = store.stats().checkpoints;
             if now != checkpoints {
                 checkpoints = now;
-                save_all(&manager);
+                save(
+                    manager
+                        .all()
+                        .iter()
+                        .filter(|replica| replica.saved_producers_lag()),
+                );
             }
         }
     };
@@ -36,10 +41,14 @@ pub fn start(
         .map(drop)
 }
 
-/// Saves what changed. Blocks.
+/// Saves whatever changed. Blocks.
 pub fn save_all(manager: &ReplicaManager) {
+    save(manager.all().iter());
+}
+
+fn save<'a>(replicas: impl Iterator<Item = &'a Arc<Replica>>) {
     let (mut failed, mut why) = (0, None);
-    for replica in manager.all() {
+    for replica in replicas {
         if let Err(error) = replica.save_producers() {
             failed += 1;
             why.get_or_insert(error);

@@ -190,14 +190,17 @@ impl Reader<'_> {
         }
         let mut segments = Vec::new();
         for _ in 0..self.u32()? {
+            let base = self.offset()?;
+            let bytes = self.u64()?;
             segments.push(Segment {
                 serial: next_serial(),
-                base: self.offset()?,
-                bytes: self.u64()?,
+                base,
+                bytes,
                 last_batch_at: self.u64()?,
                 first_timestamp: self.timestamp()?,
                 max_timestamp: self.timestamp()?,
                 index: SegmentIndex::Files,
+                indexed_bytes: bytes,
             });
         }
         if let Some(active) = segments.last_mut() {

@@ -46,6 +46,7 @@ impl Swap {
             first_timestamp: self.first_timestamp,
             max_timestamp: self.max_timestamp,
             index: SegmentIndex::Files,
+            indexed_bytes: self.bytes,
         }
     }
 

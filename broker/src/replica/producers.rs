@@ -26,6 +26,11 @@ pub fn load_producers(log: &PartitionLog) -> Result<Producers, ReadError> {
 }
 
 impl Replica {
+    /// Whether [`Replica::save_producers`] would spare the next start much.
+    pub fn saved_producers_lag(&self) -> bool {
+        self.log.saved_producers_lag()
+    }
+
     /// Has the log keep what is known of the producers, unless it does or they are being read from
     /// it. Blocks.
     pub fn save_producers(&self) -> Result<(), LogError> {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use crate::error::{IoContext as _, LogError};
 pub(crate) use patient::{PatientDisk, Room, is_want_of_room};
 pub use real::RealDisk;
+#[cfg(test)]
+pub(crate) use sim::Random;
 pub use sim::{Call, Fault, Hold, Observer, Operation, SimDisk};
 
 /// What to do when a file that is opened is there, or is not.

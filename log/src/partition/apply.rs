@@ -11,9 +11,7 @@ use ottla_model::{Offset, TimestampMs};
 use super::{PartitionLog, Physical};
 use crate::disk::OpenMode;
 use crate::error::{IoContext as _, LogError, ReadError};
-use crate::segment::{
-    BatchMeta, Scanner, Segment, SegmentIndex, SparseIndex, index_path, log_path, time_index_path,
-};
+use crate::segment::{BatchMeta, Scanner, Segment, SegmentIndex, SparseIndex, log_path};
 use crate::wal::WalPosition;
 
 /// Batches that go to one segment with one write.
@@ -166,39 +164,7 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn save_index(&self, segment: &Segment) -> Result<(), LogError> {
-        let disk = &*self.shared.disk;
-        match &segment.index {
-            SegmentIndex::Memory(index) => index.save(disk, &self.dir),
-            SegmentIndex::Files => Ok(()),
-            SegmentIndex::Unknown => {
-                let path = log_path(&self.dir, segment.base);
-                let handles = &self.shared.handles;
-                let file = handles.file(segment.serial, &path, OpenMode::Existing)?;
-                let built =
-                    SparseIndex::build(disk, &self.dir, segment.base, &*file, segment.bytes);
-                match built {
-                    Ok(index) => index.save(disk, &self.dir),
-                    // Damage is the reader's to report; the index can wait.
-                    Err(ReadError::Damaged { .. }) => Ok(()),
-                    Err(source) => Err(self.unreadable(source)),
-                }
-            }
-        }
-    }
-
-    /// Writes the active segment's index, so that the next start need not build it.
-    pub(crate) fn save_active_index(&self) -> Result<(), LogError> {
-        let active = self.lock().physical.segments.last().cloned();
-        match active {
-            Some(segment) if matches!(segment.index, SegmentIndex::Memory(_)) => {
-                self.save_index(&segment)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn unreadable(&self, source: ReadError) -> LogError {
+    pub(super) fn unreadable(&self, source: ReadError) -> LogError {
         LogError::Read {
             id: self.id,
             source: Box::new(source),
@@ -248,13 +214,23 @@ impl PartitionLog {
         let handles = &self.shared.handles;
         let file = handles.file(segment.serial, &path, OpenMode::Existing)?;
         let disk = &*self.shared.disk;
-        let build = || SparseIndex::build(disk, &self.dir, segment.base, &*file, segment.bytes);
+        let unreadable = |source| self.unreadable(source);
         let mut index = match &segment.index {
             SegmentIndex::Memory(index) => index.clone(),
-            _ => build().map_err(|source| self.unreadable(source))?,
+            _ => {
+                let built =
+                    SparseIndex::build(disk, &self.dir, segment.base, &*file, segment.bytes);
+                built.map_err(unreadable)?.0
+            }
         };
-        let floor = index.floor(Offset(to.0 - 1));
-        let (bytes, last_batch_at) = find_cut(&*file, &path, floor, segment.bytes, to)
+        let mut floor = index.floor(Offset(to.0 - 1));
+        let mut scanner = Scanner::new(&*file, &path, floor.at, segment.bytes);
+        if !floor.holds(&mut scanner).map_err(unreadable)? {
+            let built = SparseIndex::of_segment(&path, segment.base, &*file, segment.bytes);
+            index = built.map_err(unreadable)?;
+            floor = index.floor(Offset(to.0 - 1));
+        }
+        let (bytes, last_batch_at) = find_cut(&*file, &path, floor.at, segment.bytes, to)
             .map_err(|source| self.unreadable(source))?;
         // From now on this is another segment: what others keep of the one before must not be
         // taken for it.
@@ -269,6 +245,7 @@ impl PartitionLog {
             .extend(&*file, &path, from, bytes)
             .map_err(|source| self.unreadable(source))?;
         segment.bytes = bytes;
+        segment.indexed_bytes = 0;
         segment.last_batch_at = last_batch_at;
         segment.max_timestamp = index.max_timestamp();
         segment.index = SegmentIndex::Memory(index);
@@ -282,11 +259,6 @@ impl PartitionLog {
         file.set_len(bytes).or_log("cut", &path)?;
         self.shared.mark_file(serial, &path);
         self.discard_indexes(base)
-    }
-
-    pub(super) fn discard_indexes(&self, base: Offset) -> Result<(), LogError> {
-        self.shared.discard(&index_path(&self.dir, base))?;
-        self.shared.discard(&time_index_path(&self.dir, base))
     }
 
     fn discard_segments(&self, segments: &[Segment]) -> Result<(), LogError> {
@@ -357,6 +329,8 @@ impl PartitionLog {
     /// Gives up the directory of a log that was deleted.
     pub(crate) fn apply_delete(&self) -> Result<(), LogError> {
         self.forget_segments();
+        // A log of the same name that follows is to find no file of this one's.
+        let _files = self.index_files.lock();
         self.shared.discard(&self.dir)
     }
 
@@ -375,6 +349,7 @@ impl PartitionLog {
             }
         }
         self.forget_segments();
+        let _files = self.index_files.lock();
         let disk = &self.shared.disk;
         disk.sync_dir(&self.dir).or_log("sync", &self.dir)?;
         self.shared.move_away(&self.dir, target)?;

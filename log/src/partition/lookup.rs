@@ -1,13 +1,16 @@
 //! Looking records up by time.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use ottla_model::batch::{BatchHeader, decode_records};
 use ottla_model::{Offset, TimestampMs};
 
 use super::PartitionLog;
 use super::read::{Place, check_range, place};
+use crate::disk::DiskFile;
 use crate::error::ReadError;
-use crate::segment::read_batches;
+use crate::segment::{Scanner, SparseIndex, TimeFloor, read_batches};
 
 /// The most bytes that one batch's records may unpack to when a record is looked for.
 const UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -37,7 +40,7 @@ impl PartitionLog {
                 return Ok(Some(found).filter(|(offset, _)| *offset < limit));
             }
             for batch in cached {
-                if let Some(found) = Self::find_in_batch(&batch, timestamp, log_start) {
+                if let Some(found) = find_in_batch(&batch, timestamp, log_start) {
                     return Ok(Some(found).filter(|(offset, _)| *offset < limit));
                 }
             }
@@ -104,42 +107,101 @@ impl PartitionLog {
         log_start: Offset,
     ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
         let (file, path) = self.open_place(place)?;
-        let index = self.index(&*file, place)?;
-        let from = index.time_floor(timestamp).max(log_start);
-        let floor = index.floor(from);
-        let mut scanner = crate::segment::Scanner::new(&*file, &path, floor, place.bytes);
+        let file = &*file;
+        let wanted = Wanted {
+            timestamp,
+            log_start,
+        };
+        let index = self.index(file, place)?;
+        if let Lookup::Done(found) = wanted.find(file, &path, place, &index)? {
+            return Ok(found);
+        }
+        let index = self.index_anew(file, place)?;
+        match wanted.find(file, &path, place, &index)? {
+            Lookup::Done(found) => Ok(found),
+            Lookup::IndexIsWrong => {
+                let what = "it reads differently every time";
+                Err(ReadError::damaged(&path, 0, what.to_owned()))
+            }
+        }
+    }
+}
+
+type Found = Option<(Offset, TimestampMs)>;
+
+/// How looking through a segment ended.
+enum Lookup {
+    Done(Found),
+    /// The segment is not as its index says.
+    IndexIsWrong,
+}
+
+/// A record that is looked for: the first of this time or later, not below the log's start.
+struct Wanted {
+    timestamp: TimestampMs,
+    log_start: Offset,
+}
+
+impl Wanted {
+    fn find(
+        &self,
+        file: &dyn DiskFile,
+        path: &Path,
+        place: &Place,
+        index: &SparseIndex,
+    ) -> Result<Lookup, ReadError> {
+        let TimeFloor { offset, reached } = index.time_floor(self.timestamp);
+        let floor = index.floor(offset.max(self.log_start));
+        let mut scanner = Scanner::new(file, path, floor.at, place.bytes);
+        if !floor.holds(&mut scanner)? {
+            return Ok(Lookup::IndexIsWrong);
+        }
+        let mut unproved = reached.filter(|_| offset >= self.log_start);
         while let Some((at, header)) = scanner.next()? {
             if header.base_offset >= place.limit {
-                break;
+                return Ok(Lookup::Done(None));
             }
-            if header.max_timestamp < timestamp || header.next_offset() <= log_start {
+            if let Some(reached) = unproved {
+                if header.next_offset() <= offset {
+                    continue;
+                }
+                if header.base_offset != offset || header.max_timestamp != reached {
+                    return Ok(Lookup::IndexIsWrong);
+                }
+                unproved = None;
+            }
+            if header.max_timestamp < self.timestamp || header.next_offset() <= self.log_start {
                 continue;
             }
-            let batch = read_batches(&*file, &path, at, place.bytes, place.limit, 0)?;
-            if let Some(found) = Self::find_in_batch(&batch, timestamp, log_start) {
-                return Ok(Some(found));
+            let batch = read_batches(file, path, at, place.bytes, place.limit, 0)?;
+            let found = find_in_batch(&batch, self.timestamp, self.log_start);
+            if found.is_some() {
+                return Ok(Lookup::Done(found));
             }
         }
-        Ok(None)
+        match unproved {
+            Some(_) => Ok(Lookup::IndexIsWrong),
+            None => Ok(Lookup::Done(None)),
+        }
     }
+}
 
-    fn find_in_batch(
-        batch: &Bytes,
-        timestamp: TimestampMs,
-        log_start: Offset,
-    ) -> Option<(Offset, TimestampMs)> {
-        let header = BatchHeader::decode(batch)?;
-        match decode_records(batch, UNPACKED_BYTES_MAX) {
-            Ok(records) => records
-                .into_iter()
-                .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
-                .map(|record| (record.offset, record.timestamp)),
-            // Its producer wrote it so, for its checksum is right. Whoever reads from here comes
-            // upon the batch, and hears what is wrong with it.
-            Err(_) if header.max_timestamp >= timestamp => {
-                Some((header.base_offset.max(log_start), header.max_timestamp))
-            }
-            Err(_) => None,
+fn find_in_batch(
+    batch: &Bytes,
+    timestamp: TimestampMs,
+    log_start: Offset,
+) -> Option<(Offset, TimestampMs)> {
+    let header = BatchHeader::decode(batch)?;
+    match decode_records(batch, UNPACKED_BYTES_MAX) {
+        Ok(records) => records
+            .into_iter()
+            .find(|record| record.timestamp >= timestamp && record.offset >= log_start)
+            .map(|record| (record.offset, record.timestamp)),
+        // Its producer wrote it so, for its checksum is right. Whoever reads from here comes
+        // upon the batch, and hears what is wrong with it.
+        Err(_) if header.max_timestamp >= timestamp => {
+            Some((header.base_offset.max(log_start), header.max_timestamp))
         }
+        Err(_) => None,
     }
 }

@@ -4,6 +4,7 @@
 
 mod apply;
 mod epochs;
+mod index_files;
 mod lookup;
 mod producers;
 mod read;
@@ -43,6 +44,8 @@ pub struct PartitionLog {
     /// Up to which offsets the producers were saved, ascending. Taken before the state, and held
     /// while their files change.
     saved_producers: Mutex<Vec<Offset>>,
+    /// Taken before the state, and held while the files of segments' indexes change.
+    index_files: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -59,6 +62,7 @@ impl PartitionLog {
             me: me.clone(),
             shared: shared.clone(),
             saved_producers: Mutex::default(),
+            index_files: Mutex::default(),
             state: Mutex::new(State::new(physical, settings)),
         })
     }
@@ -141,6 +145,7 @@ impl PartitionLog {
             .cached_bytes
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
         state.goes_on_at(first);
+        state.appended_bytes += batches.len() as u64;
         let mut at = 0;
         for meta in metas {
             state.epochs.note(meta.epoch, meta.base);

@@ -38,6 +38,7 @@ pub struct LogMoment {
     pub end: Offset,
     cuts: u64,
     epoch: LeaderEpoch,
+    appended_bytes: u64,
 }
 
 /// What was saved of the producers.
@@ -80,6 +81,7 @@ impl PartitionLog {
             end: state.log_end,
             cuts: state.cuts,
             epoch: state.epochs.at(Offset(state.log_end.0 - 1)),
+            appended_bytes: state.appended_bytes,
         }
     }
 
@@ -96,6 +98,7 @@ impl PartitionLog {
             return Ok(false);
         }
         if saved.contains(&moment.end) {
+            self.lock().saved_at = Some(moment.appended_bytes);
             return Ok(true);
         }
         let temporary = self.dir.join(TEMPORARY);
@@ -114,11 +117,12 @@ impl PartitionLog {
         let path = saved_path(&self.dir, moment.end);
         disk.rename(&temporary, &path)
             .or_log("rename", &temporary)?;
-        self.shared.mark_dir(&self.dir);
+        self.lock().saved_at = Some(moment.appended_bytes);
         saved.retain(|upto| *upto < moment.end);
         saved.push(moment.end);
         while saved.len() > KEPT {
-            self.remove_saved(saved[0])?;
+            // It still holds, so nothing is wrong if a crash brings it back.
+            self.unlink_saved(saved[0])?;
             saved.remove(0);
         }
         Ok(true)
@@ -169,6 +173,18 @@ impl PartitionLog {
         self.saved_producers.lock().contains(&end) || end == self.log_start()
     }
 
+    /// Whether saving what is known of the producers now would spare the next start much: nothing
+    /// was saved since the start, or much was appended since.
+    pub fn saved_producers_lag(&self) -> bool {
+        let behind = {
+            let state = self.lock();
+            let saved_at = state.saved_at;
+            saved_at
+                .is_none_or(|at| state.appended_bytes - at >= self.shared.config.saved_lag_bytes)
+        };
+        behind && !self.has_saved_producers()
+    }
+
     /// Whether what was saved up to an offset still holds, so that what was read after it and the
     /// log's batches behind it belong together.
     pub fn holds_saved_producers(&self, saved: &SavedProducers) -> bool {
@@ -209,13 +225,17 @@ impl PartitionLog {
 
     /// The next checkpoint makes it durable.
     fn remove_saved(&self, upto: Offset) -> Result<(), LogError> {
-        let path = saved_path(&self.dir, upto);
-        match self.shared.disk.unlink(&path).or_log("remove", &path) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+        self.unlink_saved(upto)?;
         self.shared.mark_dir(&self.dir);
         Ok(())
+    }
+
+    fn unlink_saved(&self, upto: Offset) -> Result<(), LogError> {
+        let path = saved_path(&self.dir, upto);
+        match self.shared.disk.unlink(&path).or_log("remove", &path) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Finds what was saved in an earlier life, and removes, durably, what does not lie between

@@ -16,7 +16,7 @@ use super::PartitionLog;
 use super::state::State;
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{LogError, ReadError};
-use crate::segment::{Scanner, SegmentIndex, SparseIndex, log_path, read_batches};
+use crate::segment::{Floor, Scanner, SegmentIndex, SparseIndex, log_path, read_batches};
 
 /// Headers that are visited between two looks at the generation.
 const HEADERS_AT_A_TIME: usize = 1024;
@@ -37,7 +37,7 @@ pub(super) struct Place {
     pub base: Offset,
     pub bytes: u64,
     /// Where to begin, if the index in memory knows.
-    pub floor: Option<u64>,
+    pub floor: Option<Floor>,
     pub sealed: bool,
     /// Batches at and above it are not to be read here.
     pub limit: Offset,
@@ -283,7 +283,12 @@ impl PartitionLog {
             Some(floor) => floor,
             None => self.index(file, place)?.floor(offset),
         };
-        Ok(Scanner::new(file, path, floor, place.bytes))
+        let mut scanner = Scanner::new(file, path, floor.at, place.bytes);
+        if floor.holds(&mut scanner)? {
+            return Ok(scanner);
+        }
+        let floor = self.index_anew(file, place)?.floor(offset);
+        Ok(Scanner::new(file, path, floor.at, place.bytes))
     }
 
     /// The whole index of a segment: kept, read from its files, or built.
@@ -292,17 +297,64 @@ impl PartitionLog {
         file: &dyn DiskFile,
         place: &Place,
     ) -> Result<Arc<SparseIndex>, ReadError> {
-        if place.sealed
-            && let Some(index) = self.shared.handles.index(place.serial)
-        {
+        if place.sealed {
+            if let Some(index) = self.shared.handles.index(place.serial) {
+                return Ok(index);
+            }
+        } else if let Some(index) = self.active_index(place) {
             return Ok(index);
         }
         let disk = &*self.shared.disk;
-        let mut index = SparseIndex::build(disk, &self.dir, place.base, file, place.bytes)?;
+        let (index, from_files) =
+            SparseIndex::build(disk, &self.dir, place.base, file, place.bytes)?;
+        if place.sealed && !from_files {
+            self.replace_index_files(place, &index);
+        }
+        self.keep_index(file, place, index, false)
+    }
+
+    /// The index that grows with a segment that is written to, if there is one, as far as the
+    /// place goes.
+    fn active_index(&self, place: &Place) -> Option<Arc<SparseIndex>> {
+        let state = self.state.lock();
+        let active = state.physical.segments.last()?;
+        match &active.index {
+            SegmentIndex::Memory(index) if active.serial == place.serial => {
+                let mut index = index.clone();
+                index.rewind(place.bytes);
+                Some(Arc::new(index))
+            }
+            _ => None,
+        }
+    }
+
+    /// The index of a segment from nothing but the segment, where what was known was wrong.
+    pub(super) fn index_anew(
+        &self,
+        file: &dyn DiskFile,
+        place: &Place,
+    ) -> Result<Arc<SparseIndex>, ReadError> {
+        let path = log_path(&self.dir, place.base);
+        let index = SparseIndex::of_segment(&path, place.base, file, place.bytes)?;
+        if self.is_current(place)? {
+            tracing::warn!(path = %path.display(), "the index of a segment was wrong; it was built anew");
+            self.replace_index_files(place, &index);
+        }
+        self.keep_index(file, place, index, true)
+    }
+
+    /// Keeps an index for those who come later: over one that is kept already, if `anew`.
+    fn keep_index(
+        &self,
+        file: &dyn DiskFile,
+        place: &Place,
+        mut index: SparseIndex,
+        anew: bool,
+    ) -> Result<Arc<SparseIndex>, ReadError> {
+        let kept = Arc::new(index.clone());
         if place.sealed {
-            let index = Arc::new(index);
-            self.shared.handles.keep_index(place.serial, index.clone());
-            return Ok(index);
+            self.shared.handles.keep_index(place.serial, kept.clone());
+            return Ok(kept);
         }
         // What was appended since the place was looked up is few; it is added under the lock, so
         // that from now on the index grows with the segment.
@@ -311,13 +363,13 @@ impl PartitionLog {
         let segment = state.physical.segments.last_mut();
         if current
             && let Some(segment) = segment.filter(|segment| segment.serial == place.serial)
-            && matches!(segment.index, SegmentIndex::Unknown)
+            && (anew || matches!(segment.index, SegmentIndex::Unknown))
         {
             let path = log_path(&self.dir, place.base);
             index.extend(file, &path, place.bytes, segment.bytes)?;
-            segment.index = SegmentIndex::Memory(index.clone());
+            segment.index = SegmentIndex::Memory(index);
         }
-        Ok(Arc::new(index))
+        Ok(kept)
     }
 
     /// Whether a place still is what it was when it was looked up.

@@ -30,6 +30,10 @@ pub(crate) struct State {
     /// The log was deleted or set aside.
     pub gone: bool,
     pub settings: LogSettings,
+    /// Bytes of batches appended since the store was opened.
+    pub appended_bytes: u64,
+    /// How many of them, when the producers were saved.
+    pub saved_at: Option<u64>,
     /// Segments below it were sealed when the last checkpoint was made, which so vouches for them
     /// whole: compaction may replace them.
     pub checkpointed: Offset,
@@ -114,6 +118,8 @@ impl State {
             recovering: false,
             gone: false,
             settings,
+            appended_bytes: 0,
+            saved_at: None,
             checkpointed: Offset::ZERO,
             physical,
         };

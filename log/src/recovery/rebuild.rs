@@ -85,7 +85,8 @@ pub(super) fn rebuild(
             if folded.changed {
                 discard_unknown(shared, &dir, &physical)?;
                 // The active segment's index may have been written for batches that were then cut.
-                if let Some(active) = physical.segments.last() {
+                if is_cut && let Some(active) = physical.segments.last_mut() {
+                    active.indexed_bytes = 0;
                     discard_indexes(shared, &dir, active.base)?;
                 }
             }
@@ -217,9 +218,9 @@ fn cut_behind(
         let known = segment.bytes.min(size);
         let (bytes, last_batch_at) = cut_point(&*file, &path, segment.base, known, end)?;
         discard_indexes(shared, dir, segment.base)?;
-        let mut index = SparseIndex::new(segment.base);
-        index.extend(&*file, &path, 0, bytes)?;
+        let index = SparseIndex::of_segment(&path, segment.base, &*file, bytes)?;
         segment.bytes = bytes;
+        segment.indexed_bytes = 0;
         segment.last_batch_at = last_batch_at;
         segment.max_timestamp = index.max_timestamp();
         segment.index = SegmentIndex::Memory(index);

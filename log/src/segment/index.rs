@@ -1,6 +1,6 @@
 //! The sparse indexes of a segment, in Kafka's format: from offset to place, and from timestamp to
-//! offset, an entry about every 4096 bytes. They only save time: whatever they say is checked
-//! against the segment, and they are rebuilt when they are missing or wrong.
+//! offset, an entry about every 4096 bytes. They only save time: an entry is checked against the
+//! segment when it is used, and they are rebuilt when they are missing or wrong.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -27,6 +27,83 @@ pub(crate) struct SparseIndex {
     since_entry: u64,
     max_timestamp: TimestampMs,
     max_timestamp_at: u32,
+    saved: SavedEntries,
+}
+
+/// How many entries of each index its file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SavedEntries {
+    offsets: usize,
+    times: usize,
+}
+
+/// A place to begin at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub at: u64,
+    /// The offset that the batch there starts with, if the index is right; `None` at the segment's
+    /// beginning.
+    base: Option<Offset>,
+}
+
+impl Floor {
+    /// Whether the batch that `scanner`, which begins at the floor, comes upon is the right one.
+    pub fn holds(&self, scanner: &mut Scanner<'_>) -> Result<bool, ReadError> {
+        match self.base {
+            Some(base) => scanner.is_at(base),
+            None => Ok(true),
+        }
+    }
+}
+
+/// An offset to begin at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeFloor {
+    pub offset: Offset,
+    /// The largest timestamp of the batch that starts there, if the index is right; `None` at the
+    /// segment's beginning.
+    pub reached: Option<TimestampMs>,
+}
+
+/// Entries that the files lack.
+#[derive(Debug)]
+pub(crate) struct Unsaved {
+    behind: SavedEntries,
+    offsets: Vec<(u32, u32)>,
+    times: Vec<(i64, u32)>,
+}
+
+impl Unsaved {
+    /// Adds them to the files, which are made if they are to have nothing yet. They are not synced:
+    /// lost, they are rebuilt.
+    pub fn write(&self, disk: &dyn Disk, dir: &Path, base: Offset) -> Result<(), LogError> {
+        let SavedEntries { offsets, times } = self.behind;
+        let at = offsets * OFFSET_ENTRY;
+        write_file(
+            disk,
+            &index_path(dir, base),
+            &encode_offsets(&self.offsets),
+            at,
+        )?;
+        let at = times * TIME_ENTRY;
+        write_file(
+            disk,
+            &time_index_path(dir, base),
+            &encode_times(&self.times),
+            at,
+        )
+    }
+
+    /// What the files have now; nothing that counts if they could not be written.
+    pub fn saved(&self, is_written: bool) -> SavedEntries {
+        if !is_written {
+            return SavedEntries::default();
+        }
+        SavedEntries {
+            offsets: self.behind.offsets + self.offsets.len(),
+            times: self.behind.times + self.times.len(),
+        }
+    }
 }
 
 impl SparseIndex {
@@ -38,6 +115,7 @@ impl SparseIndex {
             since_entry: 0,
             max_timestamp: TimestampMs::NONE,
             max_timestamp_at: 0,
+            saved: SavedEntries::default(),
         }
     }
 
@@ -65,22 +143,40 @@ impl SparseIndex {
     }
 
     /// The place of a batch at or before the one that holds `offset`.
-    pub fn floor(&self, offset: Offset) -> u64 {
+    pub fn floor(&self, offset: Offset) -> Floor {
         let behind = self
             .offsets
             .partition_point(|(relative, _)| self.base + i64::from(*relative) <= offset);
-        behind
-            .checked_sub(1)
-            .map_or(0, |index| u64::from(self.offsets[index].1))
+        match behind.checked_sub(1) {
+            None => Floor { at: 0, base: None },
+            Some(index) => {
+                let (relative, at) = self.offsets[index];
+                Floor {
+                    at: u64::from(at),
+                    base: Some(self.base + i64::from(relative)),
+                }
+            }
+        }
     }
 
     /// An offset before which no record has a timestamp of `timestamp` or more.
-    pub fn time_floor(&self, timestamp: TimestampMs) -> Offset {
+    pub fn time_floor(&self, timestamp: TimestampMs) -> TimeFloor {
         let behind = self
             .times
             .partition_point(|(reached, _)| *reached < timestamp.0);
-        let relative = behind.checked_sub(1).map_or(0, |index| self.times[index].1);
-        self.base + i64::from(relative)
+        match behind.checked_sub(1) {
+            None => TimeFloor {
+                offset: self.base,
+                reached: None,
+            },
+            Some(index) => {
+                let (reached, relative) = self.times[index];
+                TimeFloor {
+                    offset: self.base + i64::from(relative),
+                    reached: Some(TimestampMs(reached)),
+                }
+            }
+        }
     }
 
     /// Forgets everything at and behind `position` and the last entry before it, and returns the
@@ -92,6 +188,7 @@ impl SparseIndex {
         let (timestamp, offset) = self.times.last().copied().unwrap_or((-1, 0));
         self.max_timestamp = TimestampMs(timestamp);
         self.max_timestamp_at = offset;
+        self.saved = SavedEntries::default();
         // The batch at the forgotten entry becomes one again.
         self.since_entry = if at == 0 { 0 } else { INTERVAL_BYTES + 1 };
         u64::from(at)
@@ -116,30 +213,33 @@ impl SparseIndex {
     pub fn save(&self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
         let mut complete = self.clone();
         complete.push_time();
-        let offsets: Vec<u8> = complete
-            .offsets
-            .iter()
-            .flat_map(|(relative, at)| [relative.to_be_bytes(), at.to_be_bytes()])
-            .flatten()
-            .collect();
-        let mut times = Vec::with_capacity(complete.times.len() * TIME_ENTRY);
-        for (timestamp, relative) in &complete.times {
-            times.extend(timestamp.to_be_bytes());
-            times.extend(relative.to_be_bytes());
+        complete.saved = SavedEntries::default();
+        complete.unsaved().write(disk, dir, self.base)
+    }
+
+    /// What the files lack.
+    pub fn unsaved(&self) -> Unsaved {
+        Unsaved {
+            behind: self.saved,
+            offsets: self.offsets[self.saved.offsets..].to_vec(),
+            times: self.times[self.saved.times..].to_vec(),
         }
-        write_file(disk, &index_path(dir, self.base), &offsets)?;
-        write_file(disk, &time_index_path(dir, self.base), &times)
+    }
+
+    /// Notes what the files have.
+    pub fn note_saved(&mut self, saved: SavedEntries) {
+        self.saved = saved;
     }
 
     /// The index of the first `bytes` of a segment: from its files as far as they agree with it,
-    /// the rest from the segment itself.
+    /// the rest from the segment itself. Also whether the files were of use.
     pub fn build(
         disk: &dyn Disk,
         dir: &Path,
         base: Offset,
         file: &dyn DiskFile,
         bytes: u64,
-    ) -> Result<SparseIndex, ReadError> {
+    ) -> Result<(SparseIndex, bool), ReadError> {
         let path = log_path(dir, base);
         if let Some(mut index) = SparseIndex::load(disk, dir, base, bytes) {
             let last = index.offsets.last().copied().unwrap_or((0, 0));
@@ -150,11 +250,22 @@ impl SparseIndex {
                 Ok(Some((_, header))) if header.base_offset == base + i64::from(last.0)
             );
             if agrees && index.extend(file, &path, at, bytes).is_ok() {
-                return Ok(index);
+                return Ok((index, true));
             }
         }
+        let index = SparseIndex::of_segment(&path, base, file, bytes)?;
+        Ok((index, false))
+    }
+
+    /// The index of the first `bytes` of a segment, from nothing but the segment.
+    pub fn of_segment(
+        path: &Path,
+        base: Offset,
+        file: &dyn DiskFile,
+        bytes: u64,
+    ) -> Result<SparseIndex, ReadError> {
         let mut index = SparseIndex::new(base);
-        index.extend(file, &path, 0, bytes)?;
+        index.extend(file, path, 0, bytes)?;
         Ok(index)
     }
 
@@ -199,11 +310,29 @@ impl SparseIndex {
     }
 }
 
-fn write_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), LogError> {
-    let file = disk
-        .open(path, OpenMode::CreateEmpty)
-        .or_log("create", path)?;
-    file.write_at(&[IoSlice::new(bytes)], 0)
+fn encode_offsets(entries: &[(u32, u32)]) -> Vec<u8> {
+    let fields = entries.iter().flat_map(|(relative, at)| [relative, at]);
+    fields.flat_map(|field| field.to_be_bytes()).collect()
+}
+
+fn encode_times(entries: &[(i64, u32)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * TIME_ENTRY);
+    for (timestamp, relative) in entries {
+        bytes.extend(timestamp.to_be_bytes());
+        bytes.extend(relative.to_be_bytes());
+    }
+    bytes
+}
+
+/// Writes into a file at `at`; at its beginning into an empty one, made for it.
+fn write_file(disk: &dyn Disk, path: &Path, bytes: &[u8], at: usize) -> Result<(), LogError> {
+    let mode = if at == 0 {
+        OpenMode::CreateEmpty
+    } else {
+        OpenMode::Existing
+    };
+    let file = disk.open(path, mode).or_log("open", path)?;
+    file.write_at(&[IoSlice::new(bytes)], at as u64)
         .or_log("write", path)
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ottla_model::batch::{BatchError, BatchHeader, HEADER_BYTES, next_batch};
 use ottla_model::{LeaderEpoch, Offset, TimestampMs};
 
-pub(crate) use index::SparseIndex;
+pub(crate) use index::{Floor, SparseIndex, TimeFloor};
 pub(crate) use scan::{Scanner, check_batch, read_batches};
 
 /// What the log keeps in mind of a batch.
@@ -98,6 +98,9 @@ pub(crate) struct Segment {
     pub first_timestamp: TimestampMs,
     pub max_timestamp: TimestampMs,
     pub index: SegmentIndex,
+    /// Up to where the index files are thought to know the batches. Says only whether it is worth
+    /// while to add to them.
+    pub indexed_bytes: u64,
 }
 
 impl Segment {
@@ -110,6 +113,7 @@ impl Segment {
             first_timestamp: TimestampMs::NONE,
             max_timestamp: TimestampMs::NONE,
             index: SegmentIndex::Memory(SparseIndex::new(base)),
+            indexed_bytes: 0,
         }
     }
 

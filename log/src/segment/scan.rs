@@ -47,6 +47,18 @@ impl<'a> Scanner<'a> {
         self.position
     }
 
+    /// Whether the next batch starts with `base`: what an index said of this place.
+    pub fn is_at(&mut self, base: Offset) -> Result<bool, ReadError> {
+        if self.position >= self.end {
+            return Ok(false);
+        }
+        match self.header() {
+            Ok(header) => Ok(header.base_offset == base && check_header(&header).is_ok()),
+            Err(ReadError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The next batch's place and header, or `None` at the end of the range.
     pub fn next(&mut self) -> Result<Option<(u64, BatchHeader)>, ReadError> {
         if self.position >= self.end {

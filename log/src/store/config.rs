@@ -21,6 +21,9 @@ pub struct StoreConfig {
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
     pub checkpoint_ms: u64,
+    /// How many bytes of batches the files of an active segment's index, and what is saved of
+    /// producers, may lag behind: about as many as a start can look at in a moment.
+    pub saved_lag_bytes: u64,
     /// The most bytes of recent batches that are kept in memory once they are in segments.
     pub cache_bytes: u64,
     /// The most bytes that wait to be written to segments before the journal waits for them.
@@ -52,6 +55,7 @@ impl Default for StoreConfig {
             group_bytes_max: 8 * 1024 * 1024,
             checkpoint_bytes: 64 * 1024 * 1024,
             checkpoint_ms: 60_000,
+            saved_lag_bytes: 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             segment_backlog_bytes: 64 * 1024 * 1024,
             open_files_max: 1024,

@@ -2,6 +2,7 @@
 //! journal before it free. Removes discarded files on the way.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::checkpoint::Checkpoint;
 use crate::disk::OpenMode;
 use crate::error::{IoContext as _, LogError};
+use crate::partition::PartitionLog;
 use crate::shared::Shared;
 use crate::wal::WalPosition;
 
@@ -104,13 +106,27 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
         logs: outlines,
     };
     checkpoint.save(&*shared.disk, &shared.dirs.root)?;
-    for log in logs {
+    for log in &logs {
         if let Some(outline) = checkpoint.logs.get(&log.id()) {
             log.was_checkpointed(outline);
         }
     }
+    save_indexes(&logs);
     shared.trim_to.store(position.0, Ordering::Release);
     shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     shared.journal.wake();
     Ok(())
+}
+
+/// Brings index files up to date, so that the next start has about as much to look at as it takes
+/// from the journal anyway.
+fn save_indexes(logs: &[Arc<PartitionLog>]) {
+    for log in logs {
+        if let Err(error) = log.save_index_progress() {
+            // The next start, or the next reader, reads the segment instead.
+            tracing::warn!(id = %log.id(), error = &error as &dyn std::error::Error,
+                "an index could not be saved");
+            return;
+        }
+    }
 }

@@ -28,6 +28,7 @@ pub fn config() -> StoreConfig {
         journal_id_if_new: 42,
         checkpoint_bytes: u64::MAX,
         checkpoint_ms: 3_600_000,
+        saved_lag_bytes: 500,
         cache_bytes: 2 * 1024,
         open_files_max: 4,
         recovery_threads: 1,

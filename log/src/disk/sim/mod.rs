@@ -28,7 +28,7 @@ use super::{DirEntry, Disk, DiskFile, OpenMode};
 pub use faults::{Call, Fault, Hold, Operation};
 use file::{Change, FileNode};
 use names::{NameChange, Node};
-use random::Random;
+pub(crate) use random::Random;
 use state::{ROOT, State, not_found, parts};
 
 /// Is shown each change and sync of a disk before it happens, with the disk as it is then. Must

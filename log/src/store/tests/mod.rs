@@ -4,6 +4,7 @@ mod basics;
 mod compaction;
 mod damage;
 mod failures;
+mod index_files;
 mod producers;
 mod reads;
 mod threads;
