@@ -21,7 +21,7 @@ use crate::producer_ids::ProducerIds;
 use crate::registration::Registration;
 use crate::replica::Replica;
 use crate::replication::LeaderLinks;
-use crate::rpc::{UnreadRoom, Watches};
+use crate::rpc::{DiskReads, UnreadRoom, Watches};
 
 /// The most bytes of batches whose producers wait for an answer.
 pub const PRODUCE_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
@@ -51,6 +51,7 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// What was read for consumers and not taken by them yet.
     pub unread: Arc<UnreadRoom>,
+    pub disk_reads: DiskReads,
     /// Who is told how the cluster changes.
     pub watches: Arc<Watches>,
     /// Bytes that producers may still have in flight.

@@ -34,7 +34,9 @@ use crate::producer_state;
 use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
-use crate::rpc::{AdminRpc, ClusterRpc, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc};
+use crate::rpc::{
+    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc,
+};
 use crate::scrubber;
 use crate::stop::Stop;
 use crate::watcher::Watcher;
@@ -340,6 +342,7 @@ impl Starter {
             leader_links,
             space,
             unread: Arc::default(),
+            disk_reads: DiskReads::default(),
             watches: Arc::default(),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),
         });

@@ -93,6 +93,9 @@ impl Handles {
             return Ok(file);
         }
         let file = self.disk.open(path, mode).or_log("open", path)?;
+        // Reads are large as they are. The system would read megabytes ahead of a cold reader, and
+        // the journal's writes would wait behind them.
+        file.no_read_ahead();
         let gone = self.files.lock().put(serial, file.clone(), 1);
         drop(gone);
         Ok(file)

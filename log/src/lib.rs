@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod compaction;
+mod contention;
 mod damage;
 pub mod disk;
 pub mod dump;

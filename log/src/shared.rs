@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use ottla_model::TopicIdPartition;
 use parking_lot::{Condvar, Mutex};
 
+use crate::contention::CommitTimes;
 use crate::damage::DamageNotes;
 use crate::disk::{Disk, PatientDisk, Room};
 use crate::entry::Op;
@@ -97,6 +98,9 @@ pub(crate) struct Shared {
     /// The journal may be trimmed up to here.
     pub trim_to: AtomicU64,
     pub cached_bytes: AtomicU64,
+    /// Reads for consumers from the disk that were begun, and those that have ended.
+    pub disk_reads: DiskReads,
+    pub commit_times: Mutex<CommitTimes>,
     pub damage: DamageNotes,
     pub counters: Counters,
     failure: OnceLock<LogError>,
@@ -112,6 +116,22 @@ pub(crate) struct Counters {
     pub checkpoints: AtomicU64,
     pub compactions: AtomicU64,
     pub compacted_away_bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct DiskReads {
+    pub begun: AtomicU64,
+    pub ended: AtomicU64,
+}
+
+impl DiskReads {
+    /// How many were begun, and whether one is under way.
+    pub fn look(&self) -> (u64, bool) {
+        // In this order, one that ends between is taken to be under way.
+        let ended = self.ended.load(Ordering::Acquire);
+        let begun = self.begun.load(Ordering::Acquire);
+        (begun, begun != ended)
+    }
 }
 
 impl Shared {
@@ -141,6 +161,8 @@ impl Shared {
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
+            disk_reads: DiskReads::default(),
+            commit_times: Mutex::default(),
             damage: DamageNotes::default(),
             counters: Counters::default(),
             failure: OnceLock::new(),

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use ottla_log::{ReadError, ReadOutcome};
+use ottla_log::ReadError;
 use ottla_metadata::MetadataImage;
 use ottla_model::batch::joined;
 use ottla_model::error::ApiError;
@@ -245,7 +244,9 @@ async fn read(broker: &Broker, target: &Target<'_>, room: usize, first: bool) ->
     if target.offset >= bounds.limit || (max_bytes == 0 && !first) {
         return positions;
     }
-    match read_log(&target.replica, target.offset, bounds.limit, max_bytes).await {
+    let reads = &broker.disk_reads;
+    let read = reads.read(&target.replica, target.offset, bounds.limit, max_bytes);
+    match read.await {
         Ok(batches) => v1::FetchResult {
             batches: joined(batches),
             ..positions
@@ -260,27 +261,6 @@ async fn read(broker: &Broker, target: &Target<'_>, room: usize, first: bool) ->
             v1::FetchResult {
                 error: Some(v1::Error::from(&error)),
                 ..positions
-            }
-        }
-    }
-}
-
-/// Whole batches from a replica's log: from memory at once, from disk on a thread that may block.
-pub async fn read_log(
-    replica: &Arc<Replica>,
-    from: Offset,
-    limit: Offset,
-    max_bytes: usize,
-) -> Result<Vec<Bytes>, ReadError> {
-    match replica.checked(replica.log.read(from, limit, max_bytes))? {
-        ReadOutcome::Cached(batches) => Ok(batches),
-        ReadOutcome::OnDisk => {
-            let replica = Arc::clone(replica);
-            let read = move || replica.checked(replica.log.read_blocking(from, limit, max_bytes));
-            match tokio::task::spawn_blocking(read).await {
-                Ok(read) => read,
-                // The runtime is going down, and the connection with it.
-                Err(_) => Ok(Vec::new()),
             }
         }
     }

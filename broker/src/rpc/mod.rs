@@ -4,6 +4,7 @@
 mod admin;
 mod cluster;
 mod delete_records;
+mod disk_reads;
 mod fetch;
 mod held_body;
 mod keys;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use admin::AdminRpc;
 pub use cluster::ClusterRpc;
+pub use disk_reads::DiskReads;
 pub use held_body::HoldUntilSent;
 pub use log::LogRpc;
 pub use replica::{ProbeIdentity, ReplicaRpc};

@@ -81,6 +81,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the written bytes and the length durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Asks that reads bring what they ask for and nothing ahead of it. Only a hint.
+    fn no_read_ahead(&self) {}
     /// The bug that tests have planted in what works on this file's disk.
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {

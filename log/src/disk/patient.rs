@@ -173,6 +173,10 @@ impl DiskFile for PatientFile {
         self.file.sync_data()
     }
 
+    fn no_read_ahead(&self) {
+        self.file.no_read_ahead();
+    }
+
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {
         self.file.planted()

@@ -142,6 +142,11 @@ impl DiskFile for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    fn no_read_ahead(&self) {
+        // Without it, reads are as right.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
+    }
 }
 
 /// Reads until the buffer is full or nothing comes any more.

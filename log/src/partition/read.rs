@@ -7,6 +7,8 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ottla_model::Offset;
@@ -101,7 +103,10 @@ impl PartitionLog {
                 Plan::Memory(batches) => return Ok(batches),
                 Plan::Disk(place) => place,
             };
+            let reads = &self.shared.disk_reads;
+            reads.begun.fetch_add(1, Ordering::AcqRel);
             let read = self.read_at_place(&place, at, max_bytes);
+            reads.ended.fetch_add(1, Ordering::AcqRel);
             if !self.is_current(&place)? {
                 at = from;
                 continue;
@@ -111,6 +116,13 @@ impl PartitionLog {
                 None => at = place.end,
             }
         }
+    }
+
+    /// How long readers should leave the disk to the journal after a read from the disk that took
+    /// so long, because producers wait longer for it than they usually do.
+    pub fn pause_after_read(&self, took: Duration) -> Duration {
+        let times = self.shared.commit_times.lock();
+        times.pause_after_read(took, Instant::now())
     }
 
     fn read_at_place(

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ottla_model::{Offset, TopicIdPartition};
@@ -110,11 +111,17 @@ impl Journal {
             })
             .collect();
         let parts: Vec<&[Bytes]> = payloads.iter().map(Vec::as_slice).collect();
+        let (reads, disturbed) = self.shared.disk_reads.look();
+        let began = Instant::now();
         let first = self.wal.append(&parts)?;
         if planted::in_disk(&*self.shared.disk, Bug::AcknowledgeBeforeSync) {
             (self.flushed)(&tickets(items));
         }
         self.wal.sync()?;
+        let now = Instant::now();
+        let disturbed = disturbed || self.shared.disk_reads.look().0 != reads;
+        let mut times = self.shared.commit_times.lock();
+        times.note(now - began, disturbed, now);
         Ok(first)
     }
 
