@@ -99,7 +99,7 @@ pub(crate) struct Shared {
     pub trim_to: AtomicU64,
     pub cached_bytes: AtomicU64,
     /// Reads for consumers from the disk that were begun, and those that have ended.
-    pub disk_reads: DiskReads,
+    pub disk_reads: ReadCount,
     pub commit_times: Mutex<CommitTimes>,
     pub damage: DamageNotes,
     pub counters: Counters,
@@ -119,12 +119,12 @@ pub(crate) struct Counters {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct DiskReads {
+pub(crate) struct ReadCount {
     pub begun: AtomicU64,
     pub ended: AtomicU64,
 }
 
-impl DiskReads {
+impl ReadCount {
     /// How many were begun, and whether one is under way.
     pub fn look(&self) -> (u64, bool) {
         // In this order, one that ends between is taken to be under way.
@@ -161,7 +161,7 @@ impl Shared {
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
-            disk_reads: DiskReads::default(),
+            disk_reads: ReadCount::default(),
             commit_times: Mutex::default(),
             damage: DamageNotes::default(),
             counters: Counters::default(),

@@ -13,8 +13,10 @@ use crate::planted::{self, Bug};
 
 /// Where the checksummed part of a batch begins.
 const CRC_START: usize = 21;
-/// How much is read at a time to look at headers.
+/// How much is read at a time to look at headers: little where batches are large and the next
+/// header is far, more and more where they are small and every block holds some.
 const BLOCK_BYTES: usize = 8 * 1024;
+const BLOCK_BYTES_MAX: usize = 256 * 1024;
 
 /// Goes from header to header over a range of a segment that consists of whole batches.
 pub(crate) struct Scanner<'a> {
@@ -26,6 +28,7 @@ pub(crate) struct Scanner<'a> {
     lowest: Option<Offset>,
     block: Vec<u8>,
     block_at: u64,
+    block_bytes: usize,
 }
 
 impl<'a> Scanner<'a> {
@@ -39,6 +42,7 @@ impl<'a> Scanner<'a> {
             lowest: None,
             block: Vec::new(),
             block_at: 0,
+            block_bytes: BLOCK_BYTES,
         }
     }
 
@@ -92,7 +96,13 @@ impl<'a> Scanner<'a> {
         if let Some(header) = held {
             return Ok(header);
         }
-        let bytes = (self.end - self.position).min(BLOCK_BYTES as u64) as usize;
+        let block_end = self.block_at + self.block.len() as u64;
+        let is_near = !self.block.is_empty() && self.position < block_end + BLOCK_BYTES as u64;
+        self.block_bytes = match is_near {
+            true => (self.block_bytes * 2).min(BLOCK_BYTES_MAX),
+            false => BLOCK_BYTES,
+        };
+        let bytes = (self.end - self.position).min(self.block_bytes as u64) as usize;
         self.block.resize(bytes, 0);
         let read = self
             .file
@@ -185,4 +195,106 @@ fn check_order(
         return Err(ReadError::damaged(path, at, what));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, IoSlice};
+
+    use ottla_model::batch::{BatchBuilder, NewRecord, stamp};
+    use ottla_model::compression::Compression;
+    use ottla_model::{LeaderEpoch, TimestampMs};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// A file that notes how much each read asks for.
+    #[derive(Debug)]
+    struct Noted {
+        bytes: Vec<u8>,
+        reads: Mutex<Vec<usize>>,
+    }
+
+    impl DiskFile for Noted {
+        fn size(&self) -> io::Result<u64> {
+            Ok(self.bytes.len() as u64)
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.reads.lock().push(buffer.len());
+            let rest = &self.bytes[offset as usize..];
+            let read = rest.len().min(buffer.len());
+            buffer[..read].copy_from_slice(&rest[..read]);
+            Ok(read)
+        }
+
+        fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A segment of so many batches with values of `value_bytes`.
+    fn segment(count: i64, value_bytes: usize) -> Noted {
+        let mut bytes = Vec::new();
+        let value = vec![7; value_bytes];
+        for base in 0..count {
+            let mut builder = BatchBuilder::new(Compression::None);
+            let record = NewRecord {
+                timestamp: TimestampMs(base),
+                value: Some(&value),
+                ..NewRecord::default()
+            };
+            builder.push(&record).unwrap();
+            let mut batch = builder.build().unwrap().to_vec();
+            stamp(&mut batch, Offset(base), LeaderEpoch(0), None);
+            bytes.extend(batch);
+        }
+        Noted {
+            bytes,
+            reads: Mutex::default(),
+        }
+    }
+
+    fn scan(file: &Noted) -> Vec<i64> {
+        let end = file.bytes.len() as u64;
+        let mut scanner = Scanner::new(file, Path::new("segment"), 0, end);
+        let mut bases = Vec::new();
+        while let Some((_, header)) = scanner.next().unwrap() {
+            bases.push(header.base_offset.0);
+        }
+        bases
+    }
+
+    #[test]
+    fn small_batches_are_gone_over_in_few_large_reads() {
+        let file = segment(20_000, 100);
+        assert_eq!(scan(&file), (0..20_000).collect::<Vec<_>>());
+        let reads = file.reads.lock();
+        assert!(
+            reads.len() <= 8 + file.bytes.len() / BLOCK_BYTES_MAX,
+            "{}",
+            reads.len()
+        );
+    }
+
+    #[test]
+    fn of_large_batches_little_more_than_the_headers_is_read() {
+        let file = segment(50, 100_000);
+        assert_eq!(scan(&file), (0..50).collect::<Vec<_>>());
+        let reads = file.reads.lock();
+        assert_eq!(reads.len(), 50);
+        assert!(reads.iter().all(|bytes| *bytes <= BLOCK_BYTES));
+    }
 }

@@ -121,12 +121,19 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
 /// Brings index files up to date, so that the next start has about as much to look at as it takes
 /// from the journal anyway.
 fn save_indexes(logs: &[Arc<PartitionLog>]) {
+    let (mut failed, mut why) = (0, None);
     for log in logs {
         if let Err(error) = log.save_index_progress() {
-            // The next start, or the next reader, reads the segment instead.
-            tracing::warn!(id = %log.id(), error = &error as &dyn std::error::Error,
-                "an index could not be saved");
-            return;
+            failed += 1;
+            why.get_or_insert(error);
         }
+    }
+    if let Some(error) = why {
+        // The next start, or the next reader, reads the segment instead.
+        tracing::warn!(
+            partitions = failed,
+            error = &error as &dyn std::error::Error,
+            "indexes could not be saved; the next start takes longer"
+        );
     }
 }
