@@ -46,6 +46,10 @@ def throughput(cluster):
     cluster.run("topic", "delete", produced["topic"])
     read = bench(cluster, "consume", "--records", "5000", "--record-size", "100")
     expect("read of its own", read["consumed"]["records"], 5_000)
+    # A compacted topic takes no record without a key.
+    keyed = bench(cluster, "produce", "--records", "2000", "--keys", "50",
+                  "--config", "cleanup.policy=compact")
+    expect("acknowledged with keys", keyed["acknowledged"]["records"], 2_000)
 
 
 def latency(cluster):

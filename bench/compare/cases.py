@@ -5,7 +5,7 @@ import threading
 import time
 
 import machine
-from systems import NODES
+from systems import NODES, wait_until
 
 KIB, MB, MIB, GIB = 1024, 10**6, 2**20, 2**30
 # Under the most that a record batch may have by default, so that every system takes it.
@@ -188,6 +188,24 @@ def tail(run, system):
         run.record("tail beside a cold reader", beside)
 
 
+def compaction(run, system):
+    """Latency while every node compacts, of records that others wait for at the same time."""
+    records = run.scaled(GIB // KIB)
+    system.create_topic("keyed", 12, **{"segment.bytes": 4 * MIB})
+    system.create_topic("new", 12)
+    system.produce("keyed", KIB, records=records, keys=records // 2)
+    machine.write_back()
+    system.latency("new", KIB, TAIL_RATE, run.seconds(5), run.seconds(2))
+    run.record("compaction, before", system.latency("new", KIB, TAIL_RATE, run.seconds(30),
+                                                    run.seconds(5)))
+    system.set_config("keyed", **{"cleanup.policy": "compact"})
+    wait_until("a log is compacted", lambda: system.compacted_partitions() > 0)
+    run.record("compaction, meanwhile", system.latency("new", KIB, TAIL_RATE, run.seconds(30),
+                                                       run.seconds(5)))
+    if system.compacted_partitions() >= 12 * len(system.nodes):
+        raise RuntimeError("compaction ended before the measurement did")
+
+
 # Name: the case, the systems in the order of their turns, and how many nodes.
 GROUPS = {
     "produce": (produce, ("kafka", "ottla", "nats"), NODES),
@@ -196,6 +214,7 @@ GROUPS = {
     "partitions": (partitions, ("ottla",), NODES),
     "consume": (consume, ("kafka", "ottla", "nats"), NODES),
     "tail": (tail, ("kafka", "ottla"), NODES),
+    "compaction": (compaction, ("ottla",), NODES),
     "start": (start, ("kafka", "ottla"), 1),
     "restart": (restart, ("kafka", "ottla"), NODES),
     "restart-large": (restart_large, ("kafka", "ottla"), 1),

@@ -24,11 +24,14 @@ def resident_mib(pid):
     return 0.0
 
 
-def evict(folder, sync=True):
-    """Puts a folder's files out of the page cache, so that they are read from the disk. What is
-    not written to the disk yet stays; with `sync` it is written first, which others feel."""
-    if sync:
-        os.sync()
+def write_back():
+    """Writes to the disk what the page cache still holds back; others feel it meanwhile."""
+    os.sync()
+
+
+def evict(folder):
+    """Puts a folder's files out of the page cache, so that they are read from the disk."""
+    write_back()
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)

@@ -98,6 +98,8 @@ TABLES = [
      + ["its own consumer test"]),
     ("Tail beside a cold reader: p99 to the consumer", "ms", ("kafka", "ottla"),
      consumed_at("p99_ms"), ["tail alone", "tail beside a cold reader"]),
+    ("While all nodes compact: p99 of acknowledgements", "ms", ("ottla",),
+     acknowledged_at("p99_ms"), ["compaction, before", "compaction, meanwhile"]),
     ("Resident memory of the largest node", "MiB", ("kafka", "ottla", "nats"), resident,
      ["idle", "produce 1 KiB", "produce 100 B", "produce 1 KiB, 1 MB batches",
       "50,000 idle partitions"]),
@@ -210,6 +212,9 @@ def targets(results):
     yield Target("tail p99 beside a cold reader against alone", ratio(
         results.median("ottla", "tail beside a cold reader", consumed_at("p99_ms")),
         results.median("ottla", "tail alone", consumed_at("p99_ms"))), 2, False, "×")
+    yield Target("acknowledgement p99 while compacting against before", ratio(
+        results.median("ottla", "compaction, meanwhile", acknowledged_at("p99_ms")),
+        results.median("ottla", "compaction, before", acknowledged_at("p99_ms"))), 2, False, "×")
 
 
 METHOD = """Three nodes of each system, a process each, and the load on one machine with one disk;

@@ -217,9 +217,19 @@ class Ottla(System):
             options += ["--rate", str(int(rate))]
         return options + ["--warmup", f"{int(warmup * 1e3)}ms"]
 
+    def set_config(self, topic, **configs):
+        self.call(self.program, "topic", "alter", topic, "--bootstrap", self.bootstrap,
+                  *[f"--config={key}={value}" for key, value in configs.items()])
+
+    def compacted_partitions(self):
+        """How many replicas were compacted so far, on all nodes."""
+        return sum(node.log.read_bytes().count(b" compacted ") for node in self.nodes)
+
     def produce(self, topic, record_bytes, duration=None, records=None, warmup=0, rate=None,
-                batch_bytes=SMALL_BATCH):
+                batch_bytes=SMALL_BATCH, keys=None):
         options = self.limits(duration, warmup, records, rate)
+        if keys is not None:
+            options += ["--keys", str(keys)]
         return self.measured(lambda: self.bench(
             "produce", topic, "--record-size", record_bytes, "--batch-bytes", batch_bytes,
             "--linger", f"{LINGER_MS}ms", *options))

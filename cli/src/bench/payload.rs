@@ -1,4 +1,4 @@
-//! What records hold: letters that do not repeat soon, and in front of them, where the end-to-end
+//! What records hold: perhaps a key out of so many; letters that do not repeat soon, and in front of them, where the end-to-end
 //! time is measured, the run and the moment at which the record was due. Pure.
 
 use std::time::Duration;
@@ -22,14 +22,9 @@ pub struct Payload {
 impl Payload {
     /// Values of this size; the same seed makes the same values.
     pub fn new(size: usize, seed: u64) -> Payload {
-        let mut state = seed | 1;
-        let mut letter = || {
-            // xorshift64: quick, and good enough to be incompressible beyond its 6 bits a byte.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            LETTERS[(state >> 58) as usize]
-        };
+        let mut random = Random::new(seed);
+        // Incompressible beyond its 6 bits a byte.
+        let mut letter = || LETTERS[(random.next() >> 58) as usize];
         let pool: Vec<u8> = (0..POOL_BYTES + size).map(|_| letter()).collect();
         Payload {
             pool: Bytes::from(pool),
@@ -58,6 +53,45 @@ impl Payload {
     }
 }
 
+/// Draws keys out of so many, each as likely as the others.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    count: u64,
+    random: Random,
+}
+
+impl Keys {
+    /// Out of `count` keys, at least one; the same seed draws the same keys.
+    pub fn new(count: u64, seed: u64) -> Keys {
+        Keys {
+            count: count.max(1),
+            random: Random::new(seed),
+        }
+    }
+
+    /// The next record's key.
+    pub fn key(&mut self) -> Bytes {
+        Bytes::from((self.random.next() % self.count).to_string())
+    }
+}
+
+/// xorshift64: quick, and good enough for loads.
+#[derive(Debug, Clone)]
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
 /// When a value of this run was due; `None` if it is no value of this run.
 pub fn stamp(run: u64, value: &[u8]) -> Option<Duration> {
     let (theirs, rest) = value.split_first_chunk::<8>()?;
@@ -77,6 +111,19 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(Payload::new(100, 7).value(), a);
         assert_eq!(Payload::new(0, 7).value(), Bytes::new());
+    }
+
+    #[test]
+    fn keys_are_drawn_from_all_of_so_many() {
+        let drawn = |seed| {
+            let mut keys = Keys::new(10, seed);
+            (0..200).map(|_| keys.key()).collect::<Vec<_>>()
+        };
+        let different: std::collections::BTreeSet<_> = drawn(7).into_iter().collect();
+        assert_eq!(different.len(), 10);
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+        assert_eq!(Keys::new(1, 7).key(), "0");
     }
 
     #[test]

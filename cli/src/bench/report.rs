@@ -11,6 +11,7 @@ pub struct Settings {
     pub topic: String,
     pub partitions: usize,
     pub record_bytes: Option<usize>,
+    pub keys: Option<u64>,
     pub producers: u32,
     pub consumers: u32,
     /// Records a second; absent if as fast as possible.
@@ -160,6 +161,7 @@ mod tests {
                 topic: "t".to_owned(),
                 partitions: 12,
                 record_bytes: Some(1_000),
+                keys: None,
                 producers: 1,
                 consumers: 0,
                 rate: Some(1_000.0),

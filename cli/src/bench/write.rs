@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::clock::{Clock, Pacer};
 use super::meter::Meter;
-use super::payload::Payload;
+use super::payload::{Keys, Payload};
 use super::schedule::Schedule;
 use super::worker::Gate;
 
@@ -24,6 +24,8 @@ const CHUNK_RECORDS: usize = 128;
 #[derive(Debug, Clone)]
 pub struct Writing {
     pub record_bytes: usize,
+    /// How many different keys the records have; `None`: no keys.
+    pub keys: Option<u64>,
     /// Records of all writers; `None`: as many as the time allows.
     pub records: Option<u64>,
     pub duration: Option<Duration>,
@@ -56,7 +58,8 @@ pub async fn write(
     let client = Client::connect(client).await?;
     let mut writer = Writer {
         producer: client.producer(writing.producer.clone()),
-        payload: Payload::new(writing.record_bytes, 0x9e37_79b9 + u64::from(writer)),
+        payload: Payload::new(writing.record_bytes, seed(writer)),
+        keys: writing.keys.map(|count| Keys::new(count, seed(writer))),
         quota: quota(writing.records, writing.writers, writer),
         end: writing.duration.unwrap_or(Duration::MAX),
         schedule: writing
@@ -75,6 +78,11 @@ pub async fn write(
     written
 }
 
+/// Writers send different values, the same ones in every run.
+fn seed(writer: u32) -> u64 {
+    0x9e37_79b9 + u64::from(writer)
+}
+
 /// How many of the records one writer sends: as even as it goes.
 fn quota(records: Option<u64>, writers: u32, writer: u32) -> u64 {
     let Some(records) = records else {
@@ -87,6 +95,7 @@ fn quota(records: Option<u64>, writers: u32, writer: u32) -> u64 {
 struct Writer {
     producer: Producer,
     payload: Payload,
+    keys: Option<Keys>,
     quota: u64,
     end: Duration,
     schedule: Option<Schedule>,
@@ -150,7 +159,10 @@ impl Writer {
                 None => self.payload.value(),
             };
             let bytes = value.len();
-            let record = ProducerRecord::new(self.shared.topic.as_str(), value);
+            let mut record = ProducerRecord::new(self.shared.topic.as_str(), value);
+            if let Some(keys) = &mut self.keys {
+                record = record.with_key(keys.key());
+            }
             match self.producer.send(record).await {
                 Ok(delivery) => chunk.push((due, bytes, delivery)),
                 Err(error) => {

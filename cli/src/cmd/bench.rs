@@ -101,6 +101,9 @@ struct LoadArgs {
     /// How large each value is
     #[arg(long, default_value = "1KiB", value_name = "BYTES", value_parser = batch_bytes)]
     record_size: usize,
+    /// How many different keys records have, one at random each; by default they have none
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: Option<u64>,
     /// How many producers, each with a thread and connections of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     producers: u32,
@@ -164,6 +167,7 @@ impl LoadArgs {
     fn writing(&self, delivery_timeout: Duration) -> CommandResult<Writing> {
         Ok(Writing {
             record_bytes: self.record_size,
+            keys: self.keys,
             records: None,
             duration: None,
             rate: None,
@@ -191,6 +195,7 @@ fn writing_settings(topic: &BenchTopic, writing: &Writing, warmup: Duration) -> 
     let producer = &writing.producer;
     Settings {
         record_bytes: Some(writing.record_bytes),
+        keys: writing.keys,
         producers: writing.writers,
         consumers: 0,
         rate: writing.rate,
@@ -212,6 +217,7 @@ fn reading_settings(topic: &BenchTopic, consumers: u32) -> Settings {
         topic: topic.name.clone(),
         partitions: topic.partitions,
         record_bytes: None,
+        keys: None,
         producers: 0,
         consumers,
         rate: None,
