@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Damaged files in a live cluster of real processes: bits flipped, files cut off, blocks zeroed, in
-every kind of file that a broker keeps. No damaged byte is served, the replica refills, health
-returns, and `ottla log verify` is clean. With the only copy damaged the partition stays offline.
+every kind of file that brokers and controllers keep. No damaged byte is served, the replica refills,
+health returns, and `ottla log verify` is clean. With the only copy damaged the partition stays
+offline.
 
     tests/damage.py [--ottla target/release/ottla] [--seed N] [STORY ...]"""
 
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -67,8 +69,8 @@ def files_of(node, suffix):
     return files
 
 
-def flip(path, random_of):
-    size = path.stat().st_size
+def flip(path, random_of, within=None):
+    size = within or path.stat().st_size
     at = random_of.randrange(size)
     with open(path, "r+b") as file:
         file.seek(at)
@@ -78,15 +80,15 @@ def flip(path, random_of):
     return f"bit flipped at {at} of {size}"
 
 
-def cut(path, random_of):
-    size = path.stat().st_size
+def cut(path, random_of, within=None):
+    size = within or path.stat().st_size
     to = random_of.randrange(size)
     os.truncate(path, to)
     return f"cut off at {to} of {size}"
 
 
-def zero(path, random_of):
-    size = path.stat().st_size
+def zero(path, random_of, within=None):
+    size = within or path.stat().st_size
     at = random_of.randrange(size)
     length = min(4096, size - at)
     with open(path, "r+b") as file:
@@ -216,7 +218,71 @@ def the_only_copy(cluster, random_of):
     print("the only copy: offline, and health says so")
 
 
-STORIES = [at_rest, while_running, the_only_copy]
+# And how much of such a file holds something; a log's file is prepared far ahead.
+CONTROLLER_KINDS = [("meta.json", None), ("00000000000000000001.wal", 2_000), ("history/db", None)]
+
+
+def controllers(cluster, random_of):
+    """A controller is killed, one of its files is damaged, and it starts again. What it cannot do
+    without, it gets from the others."""
+    total = RECORDS
+    for kind, within in CONTROLLER_KINDS:
+        for damage in (flip, cut, zero):
+            nodes = [n for n in cluster.with_role("controller") if controller_files(n, kind)]
+            if not nodes:
+                fail(f"no controller has a file like {kind}")
+            node = random_of.choice(nodes)
+            cluster.kill(node["id"])
+            path = random_of.choice(controller_files(node, kind))
+            what = damage(path, random_of, within)
+            print(f"controllers: node {node['id']}, {path.relative_to(node['data_dir'])}: {what}",
+                  flush=True)
+            cluster.restart(node)
+            # The one that was damaged is needed for a majority, once it is back.
+            takes_part(cluster, node)
+            other = random_of.choice([n for n in cluster.with_role("controller") if n != node])
+            cluster.kill(other["id"])
+            cluster.run("topic", "create", f"after-{total}", "--partitions", "1")
+            produce(cluster, TOPIC, total, 500)
+            total += 500
+            cluster.restart(other)
+            cluster.healthy()
+            audit(cluster, total)
+            for kept in Path(node["data_dir"]).glob("controller-damaged-*"):
+                shutil.rmtree(kept)
+
+
+def controller_files(node, suffix):
+    root = Path(node["data_dir"]) / "controller"
+    return [p for p in sorted(root.rglob("*")) if str(p).endswith(suffix)
+            and p.is_file() and p.stat().st_size > 0]
+
+
+def takes_part(cluster, node):
+    """Waits until a controller that was just started votes, with the directory that it has, and has
+    answered the active one since."""
+    began = time.monotonic()
+    identity = Path(node["data_dir"]) / "controller" / "meta.json"
+    while True:
+        # It ends with 3 while nobody leads, and says what is known all the same.
+        status = subprocess.run(cluster.command("quorum", "status", "-o", "json"),
+                                capture_output=True, text=True)
+        quorum = json.loads(status.stdout or '{"voters": []}')
+        try:
+            directory = json.loads(identity.read_text())["directory_id"]
+        except (OSError, ValueError, KeyError):
+            directory = None
+        since = (time.monotonic() - began) * 1000
+        for voter in quorum["voters"]:
+            silence = voter["last_contact_ms"]
+            if voter["directory_id"] == directory and silence is not None and silence < since:
+                return
+        if since > 60_000:
+            fail(f"controller {node['id']} with {directory} does not vote: {quorum}")
+        time.sleep(0.1)
+
+
+STORIES = [at_rest, while_running, the_only_copy, controllers]
 
 
 def main():

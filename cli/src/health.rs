@@ -21,6 +21,8 @@ pub struct Observed {
     pub full_brokers: BTreeSet<i32>,
     /// Configured controllers that the active controller does not hear.
     pub silent_controllers: BTreeSet<i32>,
+    /// Controllers that have no vote: they catch up, or the active one has not taken them in.
+    pub voteless_controllers: BTreeSet<i32>,
     /// No controller said that the one leads that brokers take for the active one.
     pub leader_unconfirmed: bool,
     /// The fewest brokers and controllers that there shall be, if known.
@@ -162,13 +164,19 @@ fn node_findings(view: &ClusterView, observed: &Observed, findings: &mut Vec<Fin
             text: "no controller is active, so nothing about the cluster can change".to_owned(),
         });
     }
-    node_finding(
-        findings,
-        FindingKind::MissingControllers,
-        &observed.silent_controllers,
-        "controller",
-        "not heard of by the active controller",
-    );
+    for (ids, state) in [
+        (
+            &observed.silent_controllers,
+            "not heard of by the active controller",
+        ),
+        (
+            &observed.voteless_controllers,
+            "not a voter of the quorum yet",
+        ),
+    ] {
+        let kind = FindingKind::MissingControllers;
+        node_finding(findings, kind, ids, "controller", state);
+    }
     missing(
         findings,
         FindingKind::MissingControllers,
@@ -496,6 +504,7 @@ mod tests {
             unreachable_brokers: [2, 3].into(),
             full_brokers: [1].into(),
             silent_controllers: [3].into(),
+            voteless_controllers: BTreeSet::new(),
             leader_unconfirmed: false,
             expected_brokers: 4,
             expected_controllers: 3,

@@ -58,6 +58,10 @@ pub async fn look(client: &Client, expected: Expected) -> Result<Look, ClientErr
             .as_ref()
             .map(|quorum| silent_voters(&view, quorum))
             .unwrap_or_default(),
+        voteless_controllers: quorum
+            .as_ref()
+            .map(|quorum| voteless(&view, quorum))
+            .unwrap_or_default(),
         expected_brokers: expected.brokers,
         expected_controllers: expected.controllers,
     };
@@ -126,6 +130,16 @@ pub fn silent_voters(view: &ClusterView, quorum: &DescribeQuorumResponse) -> BTr
     silent.map(|voter| voter.node_id).collect()
 }
 
+/// Controllers of the cluster that are no voters. Without an active controller nobody knows.
+pub fn voteless(view: &ClusterView, quorum: &DescribeQuorumResponse) -> BTreeSet<i32> {
+    if confirmed_leader(view, quorum).is_none() {
+        return BTreeSet::new();
+    }
+    let controllers = view.controllers.iter().map(|it| it.node_id);
+    let votes = |id: &i32| quorum.voters.iter().any(|voter| voter.node_id == *id);
+    controllers.filter(|id| !votes(id)).collect()
+}
+
 /// Waits until the view of the cluster changes, or for a while.
 pub async fn wait_for_change(client: &Client, at_most: Duration) {
     let before = client.cluster();
@@ -135,9 +149,34 @@ pub async fn wait_for_change(client: &Client, at_most: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use ottla_client::v1::QuorumReplica;
+    use ottla_client::v1::{ControllerView, QuorumReplica};
 
     use super::*;
+
+    #[test]
+    fn controllers_that_do_not_vote_are_told() {
+        let controller = |node_id| ControllerView {
+            node_id,
+            internal_endpoint: None,
+        };
+        let voter = |node_id| QuorumReplica {
+            node_id,
+            ..QuorumReplica::default()
+        };
+        let mut view = ClusterView {
+            active_controller_id: Some(1),
+            controllers: [1, 2, 3].map(controller).to_vec(),
+            ..ClusterView::default()
+        };
+        let quorum = DescribeQuorumResponse {
+            leader_id: Some(1),
+            voters: vec![voter(1), voter(3)],
+            ..DescribeQuorumResponse::default()
+        };
+        assert_eq!(voteless(&view, &quorum), [2].into());
+        view.active_controller_id = None;
+        assert_eq!(voteless(&view, &quorum), BTreeSet::new());
+    }
 
     #[test]
     fn followers_that_are_silent_or_were_never_heard_count() {

@@ -40,6 +40,12 @@ pub struct QuorumConfig {
 }
 
 impl QuorumConfig {
+    /// Whether the other controllers are a majority, so that they can go on without this one and take
+    /// it in again.
+    pub fn can_lose_one(&self) -> bool {
+        self.voters.len() > 2
+    }
+
     /// The usual timings, for these controllers.
     pub fn new(voters: Vec<Voter>) -> QuorumConfig {
         QuorumConfig {

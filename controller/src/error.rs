@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use ottla_log::LogError;
 use ottla_model::{ClusterId, DirectoryId, NodeId};
 
-/// What to do about a directory that lost a part of what it held. With an empty one the node would
-/// be a new voter, which never votes under its old identity.
-const RESTORE: &str = "restore it; if it is lost, leave this controller stopped: the others go on, \
-     and none can take its place yet";
+/// What to do about a directory that lost a part of what it held, where the node cannot begin anew by
+/// itself.
+const RESTORE: &str = "restore it; if it is lost and the other controllers are a majority, move the \
+     directory `controller` away, and they take this node in anew";
 
 /// Why a controller node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +44,23 @@ pub enum StartError {
     Consensus(String),
 }
 
+impl StartError {
+    /// Whether the directory does not hold what was written there.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            StartError::Damaged { .. }
+                | StartError::NoIdentity { .. }
+                | StartError::Log(LogError::Corrupt { .. })
+        )
+    }
+}
+
 /// Why a running controller node must stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FatalError {
     #[error(
-        "this directory is new (it is {ours}), but controller {node} of cluster {cluster} is registered with directory {registered}; restore that directory; if it is lost, leave this controller stopped: the others go on, and none can take its place yet"
+        "controller {node} of cluster {cluster} is registered with directory {registered} by now, which has taken the place of this one ({ours}); start the node with that directory, or move `controller` in its data_dir away to have it taken in anew"
     )]
     ReplacedDirectory {
         node: NodeId,

@@ -15,8 +15,9 @@ use crate::error::StartError;
 const FILE: &str = "meta.json";
 /// The file while it is written.
 const TEMPORARY: &str = "meta.tmp";
-/// What else may be there before the file is: the lock is taken first.
-const LOCK: &str = "lock";
+/// What else may be there before the file is: the lock is taken first, a write may have been cut off,
+/// and history can be built again, so it tells of nothing that was lost.
+const NO_STATE: [&str; 4] = ["lock", TEMPORARY, "history", "history.damaged"];
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ struct Stored {
     node_id: NodeId,
     directory_id: DirectoryId,
     cluster_id: Option<ClusterId>,
+    /// Left out where it is false, so that the text of such a directory stays what it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lost_state: bool,
     /// CRC-32C of the same text with a checksum of 0.
     checksum: u32,
 }
@@ -42,6 +46,23 @@ impl Stored {
     }
 }
 
+/// The identity of a directory that has none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewIdentity {
+    pub directory_id: DirectoryId,
+    /// See [`Identity::lost_state`].
+    pub lost_state: bool,
+}
+
+impl From<DirectoryId> for NewIdentity {
+    fn from(directory_id: DirectoryId) -> NewIdentity {
+        NewIdentity {
+            directory_id,
+            lost_state: false,
+        }
+    }
+}
+
 /// This node's identity.
 #[derive(Debug)]
 pub struct Identity {
@@ -49,11 +70,14 @@ pub struct Identity {
     dir: PathBuf,
     pub node_id: NodeId,
     pub directory_id: DirectoryId,
+    /// Whether this directory took the place of one that was damaged: it belonged to a cluster, so
+    /// it never founds one.
+    pub lost_state: bool,
     cluster_id: RwLock<Option<ClusterId>>,
 }
 
 impl Identity {
-    /// Reads the identity in `dir`, or makes one with the directory id `if_new`.
+    /// Reads the identity in `dir`, or makes the one that is given.
     ///
     /// # Errors
     /// [`StartError::OtherNode`] for another node's directory, [`StartError::Damaged`] for a
@@ -63,7 +87,7 @@ impl Identity {
         disk: Arc<dyn Disk>,
         dir: &Path,
         node_id: NodeId,
-        if_new: DirectoryId,
+        if_new: impl Into<NewIdentity>,
     ) -> Result<Identity, StartError> {
         let path = dir.join(FILE);
         let io = |action| {
@@ -90,21 +114,24 @@ impl Identity {
                 dir: dir.to_owned(),
                 node_id,
                 directory_id: stored.directory_id,
+                lost_state: stored.lost_state,
                 cluster_id: RwLock::new(stored.cluster_id),
             });
         }
         let entries = disk.list(dir).map_err(io("look for"))?;
         if entries
             .iter()
-            .any(|entry| entry.name != TEMPORARY && entry.name != LOCK)
+            .any(|entry| !NO_STATE.iter().any(|name| entry.name == *name))
         {
             return Err(StartError::NoIdentity { path });
         }
+        let new = if_new.into();
         let identity = Identity {
             disk,
             dir: dir.to_owned(),
             node_id,
-            directory_id: if_new,
+            directory_id: new.directory_id,
+            lost_state: new.lost_state,
             cluster_id: RwLock::new(None),
         };
         identity.write(None).map_err(io("write"))?;
@@ -132,6 +159,7 @@ impl Identity {
             node_id: self.node_id,
             directory_id: self.directory_id,
             cluster_id,
+            lost_state: self.lost_state,
             checksum: 0,
         };
         let temporary = self.dir.join(TEMPORARY);

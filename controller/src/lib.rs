@@ -3,6 +3,7 @@
 //! or an in-sync replica set is chosen, is the core's.
 
 mod active;
+mod aside;
 mod config;
 mod connection;
 mod dir_lock;

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::service::RoutesBuilder;
 
 use crate::active::{Decisions, Worker};
+use crate::aside;
 use crate::config::ControllerNodeConfig;
 use crate::dir_lock::DirLock;
 use crate::error::{FatalError, StartError};
@@ -196,13 +197,35 @@ struct Opened {
     identity: Arc<Identity>,
 }
 
-/// Opens everything on disk and joins the quorum, on the consensus' own thread.
+/// Opens everything on disk and joins the quorum, on the consensus' own thread. A damaged directory
+/// is kept aside, and the node begins anew, where the other controllers can take it in.
 async fn open(config: ControllerNodeConfig, fatal: OnFatal) -> Result<Opened, StartError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let dir = config.data_dir.join("controller");
     make_dir(&disk, &config.data_dir, &dir)?;
+    let why = match open_dir(&disk, &dir, config.clone(), Arc::clone(&fatal)).await {
+        Err(error) if error.is_damage() && config.quorum.can_lose_one() => error,
+        opened => return opened,
+    };
+    let Some(kept) = aside::move_aside(&disk, &config.data_dir, &dir)? else {
+        return Err(why);
+    };
+    tracing::error!(error = &why as &dyn std::error::Error, kept = %kept.display(),
+        "this controller's directory is damaged; it is kept aside, and the others are asked to take \
+         this node in anew");
+    open_dir(&disk, &dir, config, fatal).await
+}
+
+async fn open_dir(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    config: ControllerNodeConfig,
+    fatal: OnFatal,
+) -> Result<Opened, StartError> {
+    let (disk, dir) = (Arc::clone(disk), dir.to_owned());
     let lock = DirLock::take(&dir)?;
-    let if_new = DirectoryId::from_random(rand::random());
+    let directory_id = DirectoryId::from_random(rand::random());
+    let if_new = aside::identity_after(&disk, &config.data_dir, directory_id)?;
     let identity = Identity::open(Arc::clone(&disk), &dir, config.node_id, if_new)?;
     let identity = Arc::new(identity);
     let feed = Arc::new(Feed::new(config.watch_bytes));

@@ -521,6 +521,7 @@ async fn strangers_on_the_internal_port_are_refused() {
             from_directory_id: here.directory_id.clone(),
             to_node_id: here.node_id,
             to_directory_id: here.directory_id,
+            membership: 0,
         });
         let body = Bytes::copy_from_slice(body);
         let vote = v1::VoteRequest {
@@ -557,6 +558,7 @@ async fn a_stranger_cannot_tell_a_controller_that_its_directory_was_replaced() {
         from_directory_id: Bytes::from_static(&[1; 16]),
         to_node_id: here.node_id,
         to_directory_id: Bytes::from_static(&[2; 16]),
+        membership: 0,
     };
     let request = v1::GreetRequest {
         envelope: Some(lie),

@@ -1,5 +1,6 @@
-//! What records hold: perhaps a key out of so many; letters that do not repeat soon, and in front of them, where the end-to-end
-//! time is measured, the run and the moment at which the record was due. Pure.
+//! What records hold: perhaps a key out of so many; letters that do not repeat soon, and in front
+//! of them, where the end-to-end time is measured, the run and the moment at which the record was
+//! due. Pure.
 
 use std::time::Duration;
 

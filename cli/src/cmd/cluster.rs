@@ -175,7 +175,10 @@ impl Described {
         let silent = quorum.map(|quorum| observe::silent_voters(view, quorum));
         // Only the active controller knows of the others, if it leads the quorum that answered.
         let led = quorum.and_then(|quorum| observe::confirmed_leader(view, quorum));
+        let voteless = quorum.map(|quorum| observe::voteless(view, quorum));
+        let joins = |id| voteless.as_ref().is_some_and(|ids| ids.contains(&id));
         let role = |id| match &silent {
+            _ if joins(id) => "joining",
             _ if view.active_controller_id == Some(id) => "active",
             Some(silent) if silent.contains(&id) => "silent",
             Some(_) if led.is_some() => "standby",
@@ -270,6 +273,12 @@ mod tests {
         };
         assert_eq!(roles(&view, Some(&quorum)), ["active", "standby", "silent"]);
         assert_eq!(roles(&view, None), ["active", "unknown", "unknown"]);
+        let smaller = DescribeQuorumResponse {
+            voters: vec![voter(1, None), voter(3, Some(40))],
+            ..quorum.clone()
+        };
+        let found = roles(&view, Some(&smaller));
+        assert_eq!(found, ["active", "joining", "standby"]);
         view.active_controller_id = None;
         assert_eq!(roles(&view, Some(&quorum)), ["unknown"; 3]);
     }

@@ -34,6 +34,8 @@ type Round = Pin<Box<dyn Future<Output = Result<(), ProposeError>> + Send>>;
 enum Event {
     Finished(Result<(), ProposeError>),
     Asked(Option<Ask>),
+    /// The membership is the one of that number now.
+    MembersChanged(u64),
     Due,
 }
 
@@ -148,6 +150,7 @@ impl Worker {
 
     async fn be_active(&mut self, term: u64) {
         let mut own = self.waiting.len();
+        let mut membership = self.status.borrow().membership;
         let mut round: Option<Round> = None;
         loop {
             if round.is_none() {
@@ -161,7 +164,10 @@ impl Worker {
             let deadline = deadline.map(|at| self.shared.clock.at(at));
             let event = tokio::select! {
                 biased;
-                () = leadership_lost(&mut self.status, term) => return,
+                changed = quorum_changed(&mut self.status, term, membership) => match changed {
+                    Some(changed) => Event::MembersChanged(changed),
+                    None => return,
+                },
                 result = finished(&mut round) => Event::Finished(result),
                 ask = self.asks.recv(), if self.waiting.len() < CONTROLLER_QUEUE_MAX => {
                     Event::Asked(ask)
@@ -171,6 +177,12 @@ impl Worker {
             };
             match event {
                 Event::Due => self.give_way(),
+                Event::MembersChanged(changed) => {
+                    membership = changed;
+                    let before = self.waiting.len();
+                    self.ask_for_itself();
+                    own += self.waiting.len() - before;
+                }
                 Event::Asked(Some(ask)) => self.waiting.push_back(ask),
                 Event::Asked(None) => return,
                 Event::Finished(result) => {
@@ -385,13 +397,17 @@ fn refusal(error: &ProposeError) -> ApiError {
     }
 }
 
-async fn leadership_lost(status: &mut watch::Receiver<QuorumStatus>, term: u64) {
+/// Waits until leadership is lost, which gives `None`, or the membership is another.
+async fn quorum_changed(
+    status: &mut watch::Receiver<QuorumStatus>,
+    term: u64,
+    membership: u64,
+) -> Option<u64> {
+    let leads = |now: &QuorumStatus| now.is_leader && now.term == term;
+    let changed = status.wait_for(|now| !leads(now) || now.membership != membership);
     // An error means that the consensus is gone, and leadership with it.
-    drop(
-        status
-            .wait_for(|now| !now.is_leader || now.term != term)
-            .await,
-    );
+    let now = *changed.await.ok()?;
+    leads(&now).then_some(now.membership)
 }
 
 async fn finished(round: &mut Option<Round>) -> Result<(), ProposeError> {

@@ -114,6 +114,17 @@ impl Founding {
                 answer.cluster_id
             );
         }
+        let lost = answers.iter().find(|(_, answer)| answer.lost_state);
+        if let Some((other, _)) = lost {
+            return format!(
+                "controller {other} lost what it held of a cluster, so none is founded here; waiting \
+                 for the active controller"
+            );
+        }
+        let identity = self.member.guard.identity();
+        if identity.lost_state || self.member.guard.is_waiting_for_admission() {
+            return "waiting for the active controller to take this new directory in".to_owned();
+        }
         if !self.member.store.is_empty() {
             return "waiting for the active controller".to_owned();
         }

@@ -17,15 +17,27 @@ use crate::identity::Identity;
 /// Marks a refusal that says: the caller's directory is not the registered one.
 const REFUSED_DIRECTORY: &str = "ottla-registered-directory";
 const REFUSED_CLUSTER: &str = "ottla-cluster";
+const REFUSED_MEMBERSHIP: &str = "ottla-membership";
 
 /// Called when the node must stop.
 pub type OnFatal = Arc<dyn Fn(FatalError) + Send + Sync>;
 
+/// The quorum's members as the last membership that this node has in its log names them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registered {
+    /// One more than the membership's index in the log; 0 before founding.
+    pub at: u64,
+    pub directories: BTreeMap<NodeId, DirectoryId>,
+}
+
 /// Checks and makes the envelopes of calls between controllers.
 pub struct Guard {
     identity: Arc<Identity>,
-    /// The directories of the voters, as the quorum's membership has them; empty before founding.
-    registered: RwLock<BTreeMap<NodeId, DirectoryId>>,
+    registered: RwLock<Registered>,
+    /// Whether a membership has named this node with its directory since it started.
+    was_registered: AtomicBool,
+    /// Whether a peer has refused this directory as not the registered one.
+    refused: AtomicBool,
     on_fatal: OnFatal,
     fatal: AtomicBool,
 }
@@ -35,6 +47,8 @@ impl Guard {
         Guard {
             identity,
             registered: RwLock::default(),
+            was_registered: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             on_fatal,
             fatal: AtomicBool::new(false),
         }
@@ -44,16 +58,40 @@ impl Guard {
         &self.identity
     }
 
-    /// The membership became known or changed. A membership that knows this node by another
-    /// directory means that this directory is not the voter's.
-    pub fn set_registered(&self, registered: BTreeMap<NodeId, DirectoryId>) {
-        let own = registered.get(&self.identity.node_id).copied();
+    /// The membership became known or changed. One that names this node with another directory means
+    /// that this one was replaced, if it was registered before; if not, that this node is new and
+    /// has not caught up with its own admission yet.
+    pub fn set_registered(&self, registered: Registered) {
+        let own = registered.directories.get(&self.identity.node_id).copied();
         if *self.registered.read() != registered {
             *self.registered.write() = registered;
         }
-        if let Some(own) = own.filter(|own| *own != self.identity.directory_id) {
+        let Some(own) = own else {
+            return;
+        };
+        if own == self.identity.directory_id {
+            self.was_registered.store(true, Ordering::SeqCst);
+        } else if self.was_registered.load(Ordering::SeqCst) {
             self.fatal(self.replaced(self.cluster_text(), own));
         }
+    }
+
+    /// Whether the membership, as far as this node has it, names another directory in this one's
+    /// place: then this node must neither stand for election nor have a say in one.
+    pub fn is_another_registered(&self) -> bool {
+        let registered = self.registered.read();
+        let own = registered.directories.get(&self.identity.node_id);
+        own.is_some_and(|own| *own != self.identity.directory_id)
+    }
+
+    /// Whether a peer knows this node with another directory, and this one was never registered.
+    pub fn is_waiting_for_admission(&self) -> bool {
+        self.refused.load(Ordering::SeqCst) && !self.was_registered.load(Ordering::SeqCst)
+    }
+
+    /// Whether this node has nothing to tell others: it waits to be taken in, or catches up with that.
+    pub fn is_outside(&self) -> bool {
+        self.is_waiting_for_admission() || self.is_another_registered()
     }
 
     /// The node must stop. Only the first cause is told.
@@ -67,7 +105,10 @@ impl Guard {
 
     /// The envelope of a call to a controller.
     pub fn envelope(&self, to: NodeId) -> v1::RaftEnvelope {
-        let to_directory = self.registered.read().get(&to).copied();
+        let registered = self.registered.read();
+        let to_directory = registered.directories.get(&to).copied();
+        let own = registered.directories.get(&self.identity.node_id);
+        let is_registered = own.is_some_and(|own| *own == self.identity.directory_id);
         v1::RaftEnvelope {
             cluster_id: self.cluster_text(),
             from_node_id: self.identity.node_id.0,
@@ -77,6 +118,15 @@ impl Guard {
                 .map(|id| id.as_bytes().to_vec())
                 .unwrap_or_default()
                 .into(),
+            membership: if is_registered { registered.at } else { 0 },
+        }
+    }
+
+    /// The envelope of a call to whichever directory answers for a controller.
+    pub fn envelope_to_any(&self, to: NodeId) -> v1::RaftEnvelope {
+        v1::RaftEnvelope {
+            to_directory_id: bytes::Bytes::new(),
+            ..self.envelope(to)
         }
     }
 
@@ -141,22 +191,29 @@ impl Guard {
                 "the envelope names no directory of the sender",
             ));
         };
-        let voters = self.registered.read();
-        if !voters.is_empty() && !voters.contains_key(&from) {
-            return Err(Status::permission_denied(format!(
-                "node {from} is no voter of this quorum"
-            )));
+        let known = self.registered.read();
+        // A node that was away does not know who was replaced meanwhile, and must hear of it from
+        // whoever was.
+        if known.directories.is_empty() || envelope.membership > known.at {
+            return Ok(from);
         }
-        let registered = voters.get(&from).copied();
-        drop(voters);
-        match registered.filter(|registered| *registered != directory) {
-            Some(registered) => Err(self.refuse_directory(from, registered, directory)),
-            None => Ok(from),
+        let at = known.at;
+        let registered = known.directories.get(&from).copied();
+        drop(known);
+        match registered {
+            None => Err(Status::permission_denied(format!(
+                "node {from} is no voter of this quorum"
+            ))),
+            Some(registered) if registered != directory => {
+                Err(self.refuse_directory(from, registered, directory, at))
+            }
+            Some(_) => Ok(from),
         }
     }
 
-    /// A peer refused a call of ours. If it says that our directory is not the registered one,
-    /// and it is of our cluster, this node must stop.
+    /// A peer of our cluster refused a call of ours because another directory is registered. If ours
+    /// was registered once and the peer knows a later membership, it was replaced, and this node
+    /// must stop. If it never was, it is new.
     pub fn on_refusal(&self, status: &Status) {
         let text = |key| {
             let value = status.metadata().get(key)?;
@@ -167,8 +224,19 @@ impl Guard {
         };
         let cluster = text(REFUSED_CLUSTER).unwrap_or_default();
         let ours = self.cluster_text();
-        if ours.is_empty() || ours == cluster {
-            self.fatal(self.replaced(cluster, registered));
+        if !ours.is_empty() && ours != cluster {
+            return;
+        }
+        let at = text(REFUSED_MEMBERSHIP).and_then(|at| at.parse().ok());
+        if self.was_registered.load(Ordering::SeqCst) {
+            if at.is_some_and(|at: u64| at > self.registered.read().at) {
+                self.fatal(self.replaced(cluster, registered));
+            }
+        } else if !self.refused.swap(true, Ordering::SeqCst) {
+            let (node, new) = (self.identity.node_id, self.identity.directory_id);
+            tracing::warn!(%cluster, %registered, %new,
+                "controller {node} is registered with another directory; this one is new, and waits \
+                 for the active controller to take it in the other's place");
         }
     }
 
@@ -177,6 +245,7 @@ impl Guard {
         from: NodeId,
         registered: DirectoryId,
         directory: DirectoryId,
+        at: u64,
     ) -> Status {
         let cluster = self.cluster_text();
         let mut status = Status::failed_precondition(format!(
@@ -185,6 +254,7 @@ impl Guard {
         let pairs = [
             (REFUSED_DIRECTORY, registered.to_string()),
             (REFUSED_CLUSTER, cluster),
+            (REFUSED_MEMBERSHIP, at.to_string()),
         ];
         for (key, text) in pairs {
             if let Ok(value) = MetadataValue::try_from(text) {

@@ -61,6 +61,10 @@ impl LeaderWatch {
                 continue;
             };
             self.stay_connected(leader, &endpoint).await;
+            if self.member.guard.is_another_registered() {
+                sleep(LOOK_DELAY).await;
+                continue;
+            }
             if !self.still_leads(leader, status.term) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! The consensus of the controllers: proposing entries, following who leads, snapshots. The only
 //! place that names openraft. What the entries mean is not known here beyond replaying them.
 
+mod admission;
 #[cfg(test)]
 mod crash_matrix;
 mod founding;
@@ -53,6 +54,9 @@ pub struct QuorumStatus {
     pub is_leader: bool,
     /// Whether the quorum has been founded, as far as this node knows.
     pub has_members: bool,
+    /// One more than the index in the log of the membership that this node goes by; 0 before
+    /// founding.
+    pub membership: u64,
 }
 
 /// Why an entry was not committed, or may not have been.

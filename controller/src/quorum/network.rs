@@ -84,13 +84,28 @@ impl Peers {
 
     /// Asks a controller who it is.
     pub async fn greet(&self, to: NodeId, ttl: Duration) -> Result<v1::GreetResponse, Status> {
+        self.greet_with(self.guard.envelope(to), to, ttl).await
+    }
+
+    /// Asks a controller who it is, whichever its directory.
+    pub async fn greet_any(&self, to: NodeId, ttl: Duration) -> Result<v1::GreetResponse, Status> {
+        self.greet_with(self.guard.envelope_to_any(to), to, ttl)
+            .await
+    }
+
+    async fn greet_with(
+        &self,
+        envelope: v1::RaftEnvelope,
+        to: NodeId,
+        ttl: Duration,
+    ) -> Result<v1::GreetResponse, Status> {
         let Some(channel) = self.urgent.get(&to) else {
             return Err(Status::not_found(format!(
                 "controller {to} is not configured"
             )));
         };
         let message = v1::GreetRequest {
-            envelope: Some(self.guard.envelope(to)),
+            envelope: Some(envelope),
         };
         let mut client = RaftServiceClient::new(channel.clone());
         let answer = within(ttl, client.greet(with_ttl(message, ttl))).await;
@@ -154,6 +169,18 @@ impl PeerNetwork {
             Ok(peer) => Ok(peer.clone()),
             Err(error) => Err(RPCError::Unreachable(error.clone())),
         }
+    }
+
+    /// The peer, for a candidate: a new directory that catches up reads in its log that this node is
+    /// a voter, but that was the directory it stands in for.
+    fn candidate_to(&self) -> Result<Peer, Failure> {
+        let peer = self.peer()?;
+        if peer.guard.is_another_registered() {
+            return Err(RPCError::Unreachable(Unreachable::from_string(
+                "this directory is not the voter's",
+            )));
+        }
+        Ok(peer)
     }
 }
 
@@ -281,7 +308,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     }
 
     async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, Failure> {
-        let (peer, ttl) = (self.peer()?, option.soft_ttl());
+        let (peer, ttl) = (self.candidate_to()?, option.soft_ttl());
         let failed = |status| peer.failed(status, RPCTypes::Vote, ttl);
         let message = v1::VoteRequest {
             envelope: peer.envelope(),
@@ -298,7 +325,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         rpc: VoteRequest,
         option: RPCOption,
     ) -> Result<VoteResponse, Failure> {
-        let (peer, ttl) = (self.peer()?, option.soft_ttl());
+        let (peer, ttl) = (self.candidate_to()?, option.soft_ttl());
         let failed = |status| peer.failed(status, RPCTypes::Vote, ttl);
         let body = encode(&PreVoteBody::Vote(rpc)).map_err(&failed)?;
         let answer = peer.pre_vote_body(body, ttl).await.map_err(&failed)?;

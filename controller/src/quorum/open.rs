@@ -13,6 +13,7 @@ use ottla_model::NodeId;
 use tokio::task::JoinSet;
 
 use super::Quorum;
+use super::admission::Admission;
 use super::founding::Founding;
 use super::guard::Guard;
 use super::leader_watch::LeaderWatch;
@@ -111,6 +112,8 @@ impl Quorum {
             member: member.clone(),
         };
         tasks.spawn(founding.run());
+        let patience = config.election_timeout_max * 2;
+        tasks.spawn(Admission::new(&member, patience).run());
         Ok(Quorum {
             handler: RaftHandler::new(member.clone()),
             member,

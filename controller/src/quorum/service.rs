@@ -61,6 +61,9 @@ impl RaftHandler {
             return false;
         };
         let leader = node_id(*leader);
+        if self.member.guard.is_another_registered() {
+            return false;
+        }
         let status = *self.member.status.borrow();
         let same = status.term <= *term && status.leader.is_none_or(|own| own == leader);
         if status.is_leader || !same || *last_log_id < self.member.store.last_log_id() {
@@ -233,6 +236,7 @@ impl RaftService for RaftHandler {
                 .cluster_id()
                 .map_or(String::new(), |id| id.to_string()),
             has_state: !self.member.store.is_empty() || self.member.status.borrow().has_members,
+            lost_state: identity.lost_state,
         }))
     }
 }

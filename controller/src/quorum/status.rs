@@ -12,7 +12,7 @@ use openraft::errors::Fatal;
 use tokio::sync::watch;
 
 use super::QuorumStatus;
-use super::guard::Guard;
+use super::guard::{Guard, Registered};
 use super::types::{Raft, node_id};
 use crate::error::FatalError;
 
@@ -66,9 +66,11 @@ impl StatusFollower {
             Err(error) => self.guard.fatal(FatalError::Consensus(error.to_string())),
         }
         let members = metrics.membership_config.nodes();
-        let registered: BTreeMap<_, _> = members
+        let directories: BTreeMap<_, _> = members
             .map(|(id, node)| (node_id(*id), node.directory_id()))
             .collect();
+        let written_at = metrics.membership_config.log_id().as_ref();
+        let membership = written_at.map_or(0, |log_id| log_id.index + 1);
         // A leader that no majority answers must not keep the brokers to itself: others may have
         // elected another long since.
         let acknowledged = metrics.last_quorum_acked;
@@ -82,9 +84,13 @@ impl StatusFollower {
             leader: leader.filter(|_| is_running && (!leads || is_followed)),
             term: metrics.current_term,
             is_leader: is_running && leads && is_followed,
-            has_members: !registered.is_empty(),
+            has_members: !directories.is_empty(),
+            membership,
         };
-        self.guard.set_registered(registered);
+        self.guard.set_registered(Registered {
+            at: membership,
+            directories,
+        });
         self.sender
             .send_if_modified(|current| std::mem::replace(current, status) != status);
     }

@@ -1,13 +1,21 @@
 //! `InspectQuorum`: the quorum as this controller sees it.
 
+use ottla_model::ErrorCode;
+use ottla_model::error::ApiError;
 use ottla_proto::v1;
 
 use super::ControllerHandler;
 use super::convert::endpoint_to_wire;
 use crate::quorum::MemberView;
 
-pub fn serve(handler: &ControllerHandler) -> v1::InspectQuorumResponse {
+/// # Errors
+/// `NOT_CONTROLLER` while this one takes part in none: another one has to be asked.
+pub fn serve(handler: &ControllerHandler) -> Result<v1::InspectQuorumResponse, ApiError> {
     let view = handler.quorum.view();
+    if view.voters.is_empty() {
+        let message = "this controller takes part in no quorum yet";
+        return Err(ApiError::new(ErrorCode::NotController, message));
+    }
     let image = handler.feed.current().image;
     let replicas = |members: &[MemberView]| members.iter().map(replica).collect();
     let quorum = v1::DescribeQuorumResponse {
@@ -18,9 +26,9 @@ pub fn serve(handler: &ControllerHandler) -> v1::InspectQuorumResponse {
         voters: replicas(&view.voters),
         observers: replicas(&view.observers),
     };
-    v1::InspectQuorumResponse {
+    Ok(v1::InspectQuorumResponse {
         quorum: Some(quorum),
-    }
+    })
 }
 
 fn replica(member: &MemberView) -> v1::QuorumReplica {

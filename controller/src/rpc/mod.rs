@@ -122,6 +122,6 @@ impl ControllerService for ControllerHandler {
         &self,
         _request: Request<v1::InspectQuorumRequest>,
     ) -> Result<Response<v1::InspectQuorumResponse>, Status> {
-        Ok(Response::new(inspect::serve(self)))
+        inspect::serve(self).map(Response::new).map_err(refuse)
     }
 }

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::ControllerHandler;
 use crate::feed::{CommittedBatch, Current, Feed, Next};
-use crate::quorum::QuorumStatus;
+use crate::quorum::{Guard, QuorumStatus};
 
 /// How often a watcher hears something although nothing happens.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
@@ -29,7 +29,8 @@ const MESSAGE_BYTES: usize = 1024 * 1024;
 /// Begins to serve a watcher.
 ///
 /// # Errors
-/// `InconsistentClusterId` for a node of another cluster.
+/// `InconsistentClusterId` for a node of another cluster; `NotController` while the quorum has not
+/// taken this controller in.
 pub fn serve(
     handler: &ControllerHandler,
     request: v1::WatchMetadataRequest,
@@ -47,11 +48,17 @@ pub fn serve(
             format!("this is cluster {ours}, but the watcher belongs to cluster {cluster_id}");
         return Err(ApiError::new(ErrorCode::InconsistentClusterId, message).in_field("cluster_id"));
     }
+    let guard = Arc::clone(handler.quorum.guard());
+    if guard.is_outside() {
+        let message = "the quorum has not taken this controller in yet";
+        return Err(ApiError::new(ErrorCode::NotController, message));
+    }
     let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
     let watcher = Watcher {
         node: NodeId(node_id),
         offset: MetadataOffset(from_offset.max(0)),
         sender,
+        guard,
         stall: handler.timings.watch_stall,
         status: handler.quorum.status(),
     };
@@ -83,6 +90,7 @@ struct Watcher {
     /// The next offset it needs.
     offset: MetadataOffset,
     sender: mpsc::Sender<Result<v1::WatchMetadataResponse, Status>>,
+    guard: Arc<Guard>,
     stall: Duration,
     status: watch::Receiver<QuorumStatus>,
 }
@@ -105,6 +113,8 @@ impl Watcher {
                     }
                     match self.next_event(&mut changes).await {
                         Event::Changed => {}
+                        // Nothing may ever come here; others know more.
+                        Event::Quiet if self.guard.is_outside() => return Err(Gone::Left),
                         Event::Quiet => self.send_sign_of_life().await?,
                         Event::Left => return Err(Gone::Left),
                     }

@@ -107,6 +107,11 @@ pub struct Cluster {
 impl Cluster {
     /// Three controllers, none of which runs yet.
     pub fn of_three() -> Cluster {
+        Cluster::of(3)
+    }
+
+    /// So many controllers, none of which runs yet.
+    pub fn of(count: i32) -> Cluster {
         // `RUST_LOG` shows what the nodes do.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let shown = tracing_subscriber::fmt()
@@ -120,7 +125,7 @@ impl Cluster {
         };
         Cluster {
             dir: tempfile::tempdir().unwrap(),
-            voters: (1..=3).map(voter).collect(),
+            voters: (1..=count).map(voter).collect(),
             running: BTreeMap::new(),
             tune: |_| {},
             client: tokio::runtime::Builder::new_multi_thread()
@@ -165,26 +170,61 @@ impl Cluster {
     }
 
     pub fn start_all(&mut self) {
-        for id in 1..=3 {
+        for id in self.ids() {
             self.start(id);
         }
+    }
+
+    /// Every controller's id.
+    pub fn ids(&self) -> Vec<i32> {
+        self.voters.iter().map(|voter| voter.node_id.0).collect()
     }
 
     pub fn kill(&mut self, id: i32) {
         self.running.remove(&id).unwrap();
     }
 
+    /// A stopped node's directory is gone; it lies in `lost-<id>`.
+    pub fn lose_directory(&self, id: i32) {
+        let lost = self.dir.path().join(format!("lost-{id}"));
+        wait_for("the directory to be free", || {
+            std::fs::rename(self.data_dir(id), &lost).ok()
+        });
+    }
+
+    /// The directory that was lost is back, in place of the new one of a stopped node.
+    pub fn find_directory(&self, id: i32) {
+        let lost = self.dir.path().join(format!("lost-{id}"));
+        wait_for("the directory to be free", || {
+            std::fs::remove_dir_all(self.data_dir(id)).ok()
+        });
+        std::fs::rename(lost, self.data_dir(id)).unwrap();
+    }
+
+    /// Waits until every node that runs knows a node by the directory that it has.
+    pub fn wait_registered(&self, id: i32) {
+        let directory = self.running[&id].node().directory_id();
+        wait_for("the directory to be registered", || {
+            let knows = |running: &Running| {
+                let image = running.node().feed().current().image;
+                let known = image.controllers.get(&NodeId(id));
+                known.is_some_and(|known| known.directory == directory)
+            };
+            self.running.values().all(knows).then_some(())
+        });
+    }
+
     pub fn status(&self, id: i32) -> ottla_controller::ControllerStatus {
         *self.running[&id].node().status().borrow()
     }
 
-    /// Waits until every running node belongs to the cluster and knows all three controllers.
+    /// Waits until every running node belongs to the cluster and knows all controllers.
     pub fn wait_founded(&self) {
         wait_for("the cluster to be founded", || {
             let founded = |running: &Running| {
                 let image = running.node().feed().current().image;
                 let known = running.node().status().borrow().cluster_id.is_some();
-                known && image.controllers.len() == 3
+                known && image.controllers.len() == self.voters.len()
             };
             self.running.values().all(founded).then_some(())
         });

@@ -6,6 +6,7 @@
 
 mod founding;
 mod harness;
+mod replacing;
 mod sessions;
 mod takeover;
 mod watching;

@@ -57,7 +57,7 @@ async fn a_directory_that_lost_a_part_is_refused_with_the_part_and_the_remedy() 
     node.kill();
     let data = node.data_dir();
     for (file, remedy) in [
-        ("controller/meta.json", "leave this controller stopped"),
+        ("controller/meta.json", "take this node in anew"),
         ("broker/identity.json", "copied from the other replicas"),
     ] {
         let lost = started_over(&data, |data| remove(&data.join(file)));

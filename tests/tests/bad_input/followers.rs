@@ -53,15 +53,22 @@ async fn replicated_topic(channel: &Channel) -> v1::ClusterView {
 /// Writes with the consent of all replicas, promptly.
 async fn assert_replicated(leader: &Channel, value: &[u8]) {
     let mut log = LogServiceClient::new(leader.clone());
-    let request = produce_request(partition(TOPIC, 0), batches::good(value));
+    let request = || produce_request(partition(TOPIC, 0), batches::good(value));
     let writing = async {
-        let stream = log.produce(futures::stream::iter([request])).await;
-        stream.expect("a stream").into_inner().message().await
+        loop {
+            let stream = log.produce(futures::stream::iter([request()])).await;
+            let answer = stream.expect("a stream").into_inner().message().await;
+            let answer = answer.expect("an answer").expect("an answer");
+            let error = answer.results[0].error.clone();
+            // The leader may hear of the topic a moment after the broker that was asked about it.
+            match error.filter(|error| error.reason == "UNKNOWN_TOPIC_OR_PARTITION") {
+                Some(_) => tokio::task::yield_now().await,
+                None => return answer.results[0].error.clone(),
+            }
+        }
     };
-    let answer = tokio::time::timeout(PROMPTLY, writing).await;
-    let answer = answer.expect("the followers take it promptly");
-    let answer = answer.expect("an answer").expect("an answer");
-    assert_eq!(answer.results[0].error, None);
+    let error = tokio::time::timeout(PROMPTLY, writing).await;
+    assert_eq!(error.expect("the followers take it promptly"), None);
 }
 
 #[tokio::test]
