@@ -11,7 +11,7 @@ use ottla_model::DirectoryId;
 use crate::error::StartError;
 use crate::identity::NewIdentity;
 
-/// How many damaged directories are kept. A disk that damages more of them is no disk to go on with.
+/// How many damaged directories are kept. A disk that damages more of them is not to go on with.
 const KEPT_MAX: usize = 3;
 
 /// Moves `dir` aside and makes an empty one in its place. Returns where the damaged one is kept;
