@@ -40,8 +40,8 @@ pub struct QuorumConfig {
 }
 
 impl QuorumConfig {
-    /// Whether the other controllers are a majority, so that they can go on without this one and take
-    /// it in again.
+    /// Whether the other controllers are a majority, so that they can go on without this one and
+    /// take it in again.
     pub fn can_lose_one(&self) -> bool {
         self.voters.len() > 2
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use ottla_log::LogError;
 use ottla_model::{ClusterId, DirectoryId, NodeId};
 
-/// What to do about a directory that lost a part of what it held, where the node cannot begin anew by
-/// itself.
+/// What to do about a directory that lost a part of what it held, where the node cannot begin anew
+/// by itself.
 const RESTORE: &str = "restore it; if it is lost and the other controllers are a majority, move the \
      directory `controller` away, and they take this node in anew";
 

@@ -15,8 +15,8 @@ use crate::error::StartError;
 const FILE: &str = "meta.json";
 /// The file while it is written.
 const TEMPORARY: &str = "meta.tmp";
-/// What else may be there before the file is: the lock is taken first, a write may have been cut off,
-/// and history can be built again, so it tells of nothing that was lost.
+/// What else may be there before the file is: the lock is taken first, a write may have been cut
+/// off, and history can be built again, so it tells of nothing that was lost.
 const NO_STATE: [&str; 4] = ["lock", TEMPORARY, "history", "history.damaged"];
 const FORMAT: u32 = 1;
 

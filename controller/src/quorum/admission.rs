@@ -1,14 +1,15 @@
 //! Takes the new directory of a controller in the place of one that was lost.
 //!
-//! A voter is a node id *and* the directory that it votes from. When a configured controller answers
-//! with a directory that never held anything, the voter that the quorum knows is gone for good. The
-//! leader then takes it out of the quorum, takes the new directory in as one who only listens, and
-//! makes it a voter once it has caught up: three changes of the membership, each committed by a
-//! majority before the next. Between the first and the last the quorum is one voter smaller, so
-//! nothing is promised on behalf of a log that was lost (Raft §6; in Kafka's terms, KIP-853).
+//! A voter is a node id *and* the directory that it votes from. When a configured controller
+//! answers with a directory that never held anything, the voter that the quorum knows is gone for
+//! good. The leader then takes it out of the quorum, takes the new directory in as one who only
+//! listens, and makes it a voter once it has caught up: three changes of the membership, each
+//! committed by a majority before the next. Between the first and the last the quorum is one voter
+//! smaller, so nothing is promised on behalf of a log that was lost (Raft §6; in Kafka's terms,
+//! KIP-853).
 //!
-//! Whoever leads looks at what the membership is and what it should be, so a new leader goes on where
-//! the last one stopped. What to do next is decided by a pure function.
+//! Whoever leads looks at what the membership is and what it should be, so a new leader goes on
+//! where the last one stopped. What to do next is decided by a pure function.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -58,9 +58,9 @@ impl Guard {
         &self.identity
     }
 
-    /// The membership became known or changed. One that names this node with another directory means
-    /// that this one was replaced, if it was registered before; if not, that this node is new and
-    /// has not caught up with its own admission yet.
+    /// The membership became known or changed. One that names this node with another directory
+    /// means that this one was replaced, if it was registered before; if not, that this node is
+    /// new and has not caught up with its own admission yet.
     pub fn set_registered(&self, registered: Registered) {
         let own = registered.directories.get(&self.identity.node_id).copied();
         if *self.registered.read() != registered {
@@ -89,7 +89,8 @@ impl Guard {
         self.refused.load(Ordering::SeqCst) && !self.was_registered.load(Ordering::SeqCst)
     }
 
-    /// Whether this node has nothing to tell others: it waits to be taken in, or catches up with that.
+    /// Whether this node has nothing to tell others: it waits to be taken in, or catches up with
+    /// that.
     pub fn is_outside(&self) -> bool {
         self.is_waiting_for_admission() || self.is_another_registered()
     }
@@ -211,9 +212,9 @@ impl Guard {
         }
     }
 
-    /// A peer of our cluster refused a call of ours because another directory is registered. If ours
-    /// was registered once and the peer knows a later membership, it was replaced, and this node
-    /// must stop. If it never was, it is new.
+    /// A peer of our cluster refused a call of ours because another directory is registered. If
+    /// ours was registered once and the peer knows a later membership, it was replaced, and this
+    /// node must stop. If it never was, it is new.
     pub fn on_refusal(&self, status: &Status) {
         let text = |key| {
             let value = status.metadata().get(key)?;

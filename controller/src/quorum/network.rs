@@ -171,8 +171,8 @@ impl PeerNetwork {
         }
     }
 
-    /// The peer, for a candidate: a new directory that catches up reads in its log that this node is
-    /// a voter, but that was the directory it stands in for.
+    /// The peer, for a candidate: a new directory that catches up reads in its log that this node
+    /// is a voter, but that was the directory it stands in for.
     fn candidate_to(&self) -> Result<Peer, Failure> {
         let peer = self.peer()?;
         if peer.guard.is_another_registered() {
