@@ -37,7 +37,13 @@ class Results:
         return max((row["round"] for row in self.rows), default=0)
 
     def errors(self):
-        return [row for row in self.rows if row.get("error")]
+        """Rows of what failed, each with why."""
+        for row in self.rows:
+            if row.get("error"):
+                yield row, row["error"].splitlines()[-1]
+            elif row.get("failed"):
+                yield row, (f"{row['case']}: {row['failed']:,} of {row['sent']:,} records: "
+                            f"{row['failure']}")
 
 
 def acknowledged(name):
@@ -264,7 +270,7 @@ def section(results, note, images):
     parts += [f"![{alt}](img/{name})" for alt, name in images]
     parts += list(tables(results))
     failures = [f"- {row['group']}, {LABELS[row['system']]}, round {row['round']}: "
-                f"{row['error'].splitlines()[-1][:300]}" for row in results.errors()]
+                f"{why[:300]}" for row, why in results.errors()]
     if failures:
         parts.append("What failed:\n\n" + "\n".join(failures))
     return "\n\n".join(parts)

@@ -1,6 +1,7 @@
 //! What the logs of a store and its threads have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::contention::CommitTimes;
 use crate::damage::DamageNotes;
-use crate::disk::{Disk, PatientDisk, Room};
+use crate::disk::{Disk, DiskFile, PatientDisk, Room};
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
 use crate::handles::Handles;
@@ -38,8 +39,47 @@ pub(crate) struct Group {
 /// Segment files and directories that the next checkpoint must sync.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
-    pub files: BTreeMap<u64, PathBuf>,
+    pub files: BTreeMap<u64, DirtyFile>,
     pub dirs: BTreeSet<PathBuf>,
+}
+
+/// A file that was written since the last checkpoint.
+#[derive(Debug)]
+pub(crate) struct DirtyFile {
+    pub path: PathBuf,
+    /// What was written up to here is on its way to the disk already; `None` before anything was
+    /// written behind the file's end.
+    sent_to: Option<u64>,
+}
+
+/// So many new bytes of a file are sent to the disk while its checkpoint is still to come. All of
+/// them at once, of all files, would hold the journal's syncs up; fewer at a time, in logs that
+/// grow slowly, would have the disk write the same page again and again.
+const SENT_BYTES: u64 = 256 * 1024;
+/// Only whole pages are: the rest of one is likely to be written soon.
+const PAGE_BYTES: u64 = 4096;
+
+impl Dirty {
+    /// Notes that a file was written from `from` to `to`, behind what it held. Returns what of it
+    /// should go to the disk now, if it is enough.
+    fn note_written(
+        &mut self,
+        serial: u64,
+        path: &Path,
+        written: Range<u64>,
+    ) -> Option<Range<u64>> {
+        let file = self.files.entry(serial).or_insert_with(|| DirtyFile {
+            path: path.to_owned(),
+            sent_to: None,
+        });
+        let from = *file.sent_to.get_or_insert(written.start);
+        let to = written.end / PAGE_BYTES * PAGE_BYTES;
+        if to < from + SENT_BYTES {
+            return None;
+        }
+        file.sent_to = Some(to);
+        Some(from..to)
+    }
 }
 
 /// The directories of a store.
@@ -199,7 +239,19 @@ impl Shared {
 
     pub fn mark_file(&self, serial: u64, path: &Path) {
         let mut dirty = self.dirty.lock();
-        dirty.files.entry(serial).or_insert_with(|| path.to_owned());
+        dirty.files.entry(serial).or_insert_with(|| DirtyFile {
+            path: path.to_owned(),
+            sent_to: None,
+        });
+    }
+
+    /// Marks a file that was written behind its end, and has the disk begin with it, some at a
+    /// time.
+    pub fn mark_written(&self, serial: u64, path: &Path, file: &dyn DiskFile, written: Range<u64>) {
+        let due = self.dirty.lock().note_written(serial, path, written);
+        if let Some(due) = due {
+            file.start_write_back(due.start, due.end - due.start);
+        }
     }
 
     pub fn mark_dir(&self, dir: &Path) {
@@ -297,5 +349,39 @@ impl Outcome {
                 None => self.told.wait(&mut result),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1024;
+
+    #[test]
+    fn a_file_that_grows_fast_is_sent_to_the_disk_bit_by_bit() {
+        let mut dirty = Dirty::default();
+        let mut write = |from, to| dirty.note_written(1, Path::new("/a"), from..to);
+        assert_eq!(write(1_000, 200 * KIB), None);
+        let due = write(200 * KIB, 300 * KIB + 5);
+        assert_eq!(due, Some(1_000..300 * KIB));
+        // The page that was not whole goes with the next ones.
+        assert_eq!(write(300 * KIB + 5, 500 * KIB), None);
+        let due = write(500 * KIB, 600 * KIB);
+        assert_eq!(due, Some(300 * KIB..600 * KIB));
+    }
+
+    #[test]
+    fn each_checkpoint_takes_what_was_not_sent_before() {
+        let mut dirty = Dirty::default();
+        for file in 0..100 {
+            let path = PathBuf::from(format!("/{file}"));
+            assert_eq!(dirty.note_written(file, &path, 0..SENT_BYTES - 1), None);
+        }
+        let taken = std::mem::take(&mut dirty);
+        assert_eq!(taken.files.len(), 100);
+        // What the checkpoint syncs counts no more.
+        let next = SENT_BYTES - 1..SENT_BYTES + 1;
+        assert_eq!(dirty.note_written(1, Path::new("/1"), next), None);
     }
 }

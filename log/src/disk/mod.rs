@@ -81,6 +81,10 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the written bytes and the length durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Asks that so many written bytes go to the disk soon, so that the next sync has less to wait
+    /// for; 0 means all from the offset on. Only a hint: nothing is durable before
+    /// [`DiskFile::sync_data`] has returned.
+    fn start_write_back(&self, _offset: u64, _bytes: u64) {}
     /// Asks that reads bring what they ask for and nothing ahead of it. Only a hint.
     fn no_read_ahead(&self) {}
     /// The bug that tests have planted in what works on this file's disk.

@@ -173,6 +173,10 @@ impl DiskFile for PatientFile {
         self.file.sync_data()
     }
 
+    fn start_write_back(&self, offset: u64, bytes: u64) {
+        self.file.start_write_back(offset, bytes);
+    }
+
     fn no_read_ahead(&self) {
         self.file.no_read_ahead();
     }

@@ -103,11 +103,12 @@ impl PartitionLog {
         }
         let temporary = self.dir.join(TEMPORARY);
         let bytes = encode(self.id, moment.end, moment.epoch, state);
-        let file = disk
-            .open(&temporary, OpenMode::CreateEmpty)
-            .or_log("create", &temporary)?;
+        let mode = self.recycle_oldest(&mut saved, &temporary)?;
+        let file = disk.open(&temporary, mode).or_log("create", &temporary)?;
         let written = file.write_at(&[IoSlice::new(&bytes)], 0);
         written.or_log("write", &temporary)?;
+        let cut = file.set_len(bytes.len() as u64);
+        cut.or_log("write", &temporary)?;
         // A cut from now on waits at `saved` before it is carried out, and then takes the file
         // away.
         if !self.may_save(moment) {
@@ -120,12 +121,31 @@ impl PartitionLog {
         self.lock().saved_at = Some(moment.appended_bytes);
         saved.retain(|upto| *upto < moment.end);
         saved.push(moment.end);
+        Ok(true)
+    }
+
+    /// Makes the oldest of enough files the temporary one, to be written over: with many logs that
+    /// grow, creating and removing files costs the file system more than all else that is written.
+    /// The name that a crash may bring back does not say what then stands in the file, so it is not
+    /// used.
+    fn recycle_oldest(
+        &self,
+        saved: &mut Vec<Offset>,
+        temporary: &Path,
+    ) -> Result<OpenMode, LogError> {
         while saved.len() > KEPT {
-            // It still holds, so nothing is wrong if a crash brings it back.
             self.unlink_saved(saved[0])?;
             saved.remove(0);
         }
-        Ok(true)
+        if saved.len() < KEPT {
+            return Ok(OpenMode::CreateEmpty);
+        }
+        let oldest = saved_path(&self.dir, saved.remove(0));
+        match self.shared.impatient_disk.rename(&oldest, temporary) {
+            Ok(()) => Ok(OpenMode::Existing),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(OpenMode::CreateEmpty),
+            Err(error) => Err(error).or_log("rename", &oldest),
+        }
     }
 
     fn may_save(&self, moment: LogMoment) -> bool {

@@ -134,6 +134,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
 fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
     let config = WalConfig {
         file_bytes: shared.config.journal_file_bytes,
+        spare_files: shared.config.journal_spare_files,
         preparing: shared.config.journal_preparing,
         ..WalConfig::new(shared.config.journal_id_if_new)
     };

@@ -11,6 +11,9 @@ use crate::wal::Preparing;
 pub struct StoreConfig {
     /// The size of one journal file, in bytes. Bounds one append.
     pub journal_file_bytes: u64,
+    /// How many files are kept at most to go on to. With fewer than a checkpoint sets free, a
+    /// journal under load fills new files with zeros, which costs the disk as much as appends do.
+    pub journal_spare_files: usize,
     /// When the files are prepared that the journal goes on to, and by whom.
     pub journal_preparing: Preparing,
     /// A random number: the identity of a journal that is created.
@@ -50,6 +53,7 @@ impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
             journal_file_bytes: 32 * 1024 * 1024,
+            journal_spare_files: 3,
             journal_preparing: Preparing::InBackground,
             journal_id_if_new: RandomState::new().build_hasher().finish(),
             group_bytes_max: 8 * 1024 * 1024,

@@ -22,6 +22,10 @@ use crate::planted::{self, Bug};
 /// A new file is filled with zeros so much at a time, each of them synced: what is waiting to be
 /// written must not grow so long that it holds up the syncs of appends.
 const FILL_BYTES: usize = 1024 * 1024;
+/// So many spares are kept in any case, and more only where room is no matter.
+const KEPT_ALWAYS: usize = 2;
+/// Room is no matter while so many times the spares are free.
+const PLENTY: u64 = 16;
 /// And rests so long after each, unless somebody waits for the file.
 const FILL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -64,8 +68,16 @@ struct State {
     failed: Option<LogError>,
 }
 
+/// Whether a file that is not needed any more becomes a spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    No,
+    IfThereIsPlentyOfRoom,
+    Yes,
+}
+
 enum Job {
-    Retire { file: WalFile, keep: bool },
+    Retire { file: WalFile, keep: Keep },
     Create,
 }
 
@@ -239,10 +251,14 @@ impl Inner {
         if !self.has_job(state) {
             return None;
         }
-        let keeps_more = state.ready.len() < self.most;
+        let spares = state.ready.len();
         Some(match state.retired.pop_front() {
             Some(file) => Job::Retire {
-                keep: keeps_more && file.size == self.file_bytes,
+                keep: match () {
+                    () if file.size != self.file_bytes || spares >= self.most => Keep::No,
+                    () if spares >= KEPT_ALWAYS => Keep::IfThereIsPlentyOfRoom,
+                    () => Keep::Yes,
+                },
                 file,
             },
             None => Job::Create,
@@ -256,7 +272,11 @@ impl Inner {
             state.busy = true;
             let number = state.last_number + 1;
             let done = MutexGuard::unlocked(&mut state, || match job {
-                Job::Retire { file, keep } => self.retire(file, keep.then_some(number)),
+                Job::Retire { file, keep } => {
+                    let keep = keep == Keep::Yes
+                        || keep == Keep::IfThereIsPlentyOfRoom && self.has_plenty_of_room();
+                    self.retire(file, keep.then_some(number))
+                }
                 Job::Create => self.create(number),
             });
             state.busy = false;
@@ -271,6 +291,12 @@ impl Inner {
             self.changed.notify_all();
         }
         state.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn has_plenty_of_room(&self) -> bool {
+        let spares = self.file_bytes.saturating_mul(self.most as u64);
+        let free = self.disk.free_space(&self.dir);
+        free.is_ok_and(|free| free >= spares.saturating_mul(PLENTY))
     }
 
     /// Makes a file that is not needed any more a spare of that number, or removes it.

@@ -244,6 +244,34 @@ fn files_of_another_size_are_read_and_new_ones_have_the_new_size() {
     assert_eq!(read, expected);
 }
 
+/// A file that goes must be filled with zeros when it is needed again.
+#[test]
+fn more_than_two_spares_are_kept_where_there_is_plenty_of_room() {
+    for (capacity, kept) in [(u64::MAX / 2, 5), (16 * 5 * 4096, 2)] {
+        let disk = SimDisk::new();
+        disk.set_capacity(capacity);
+        let sim: Arc<dyn Disk> = Arc::new(disk.clone());
+        let config = WalConfig {
+            spare_files: 5,
+            ..config()
+        };
+        let (mut wal, _) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
+        wal.prepare_ahead(sim).unwrap();
+        let mut position = WalPosition(0);
+        for number in 0..9 {
+            position = append(&mut wal, &[payload(number, 3000)]).unwrap();
+            wal.sync().unwrap();
+        }
+        wal.trim(position).unwrap();
+        let files = disk.list(Path::new(DIR)).unwrap();
+        let files = files
+            .iter()
+            .filter(|entry| entry.name.to_string_lossy().ends_with(".wal"));
+        // And the one that is written to.
+        assert_eq!(files.count(), kept + 1);
+    }
+}
+
 /// Appends, syncs and trims until the power goes; returns how many payloads were synced and how
 /// many were ever given, and which were trimmed.
 fn run_until_power_goes(

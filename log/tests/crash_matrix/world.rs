@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn config() -> StoreConfig {
     StoreConfig {
         journal_file_bytes: 8 * 1024,
+        journal_spare_files: 2,
         journal_preparing: Preparing::AfterSync,
         journal_id_if_new: 42,
         checkpoint_bytes: u64::MAX,

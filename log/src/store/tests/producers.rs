@@ -53,6 +53,20 @@ fn what_was_saved_is_there_after_a_restart_and_only_the_last_two_are_kept() {
     assert_eq!(saved(&log), Some((10, b"all".to_vec())));
 }
 
+/// The oldest file is written over, so a crash may leave what a later one was to hold under its
+/// name.
+#[test]
+fn a_name_that_does_not_say_what_the_file_holds_is_not_believed() {
+    let disk = SimDisk::new();
+    let (store, log) = saved_at(&disk, &[4, 8]);
+    let (old, new) = (path(&log, 4), path(&log, 8));
+    store.shutdown().unwrap();
+    disk.unlink(&old).unwrap();
+    disk.rename(&new, &old).unwrap();
+    let store = open(&disk);
+    assert_eq!(saved(&store.get(id(1)).unwrap()), None);
+}
+
 #[test]
 fn without_a_whole_one_the_one_before_is_used_and_then_none() {
     let disk = SimDisk::new();
