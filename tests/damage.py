@@ -239,7 +239,7 @@ def controllers(cluster, random_of):
                   flush=True)
             cluster.restart(node)
             # The one that was damaged is needed for a majority, once it is back.
-            takes_part(cluster, node)
+            cluster.takes_part(node)
             other = random_of.choice([n for n in cluster.with_role("controller") if n != node])
             cluster.kill(other["id"])
             cluster.run("topic", "create", f"after-{total}", "--partitions", "1")
@@ -256,30 +256,6 @@ def controller_files(node, suffix):
     root = Path(node["data_dir"]) / "controller"
     return [p for p in sorted(root.rglob("*")) if str(p).endswith(suffix)
             and p.is_file() and p.stat().st_size > 0]
-
-
-def takes_part(cluster, node):
-    """Waits until a controller that was just started votes, with the directory that it has, and has
-    answered the active one since."""
-    began = time.monotonic()
-    identity = Path(node["data_dir"]) / "controller" / "meta.json"
-    while True:
-        # It ends with 3 while nobody leads, and says what is known all the same.
-        status = subprocess.run(cluster.command("quorum", "status", "-o", "json"),
-                                capture_output=True, text=True)
-        quorum = json.loads(status.stdout or '{"voters": []}')
-        try:
-            directory = json.loads(identity.read_text())["directory_id"]
-        except (OSError, ValueError, KeyError):
-            directory = None
-        since = (time.monotonic() - began) * 1000
-        for voter in quorum["voters"]:
-            silence = voter["last_contact_ms"]
-            if voter["directory_id"] == directory and silence is not None and silence < since:
-                return
-        if since > 60_000:
-            fail(f"controller {node['id']} with {directory} does not vote: {quorum}")
-        time.sleep(0.1)
 
 
 STORIES = [at_rest, while_running, the_only_copy, controllers]

@@ -70,6 +70,29 @@ class Cluster:
             fail(f"after {within} s: {done.stderr.strip()}\n{done.stdout[-2000:]}\n{topics}")
         return time.monotonic() - began
 
+    def takes_part(self, node, within=60):
+        """Waits until a controller that was just started votes, with the directory that it has, and
+        has answered the active one since."""
+        began = time.monotonic()
+        identity = Path(node["data_dir"]) / "controller" / "meta.json"
+        while True:
+            # It ends with 3 while nobody leads, and says what is known all the same.
+            status = subprocess.run(self.command("quorum", "status", "-o", "json"),
+                                    capture_output=True, text=True)
+            quorum = json.loads(status.stdout or '{"voters": []}')
+            try:
+                directory = json.loads(identity.read_text())["directory_id"]
+            except (OSError, ValueError, KeyError):
+                directory = None
+            since = (time.monotonic() - began) * 1000
+            for voter in quorum["voters"]:
+                silence = voter["last_contact_ms"]
+                if voter["directory_id"] == directory and silence is not None and silence < since:
+                    return
+            if since > within * 1000:
+                fail(f"controller {node['id']} with {directory} does not vote: {quorum}")
+            time.sleep(0.1)
+
     def topics(self):
         return [topic["name"] for topic in json.loads(self.run("topic", "list", "-o", "json"))]
 

@@ -31,6 +31,10 @@ pub struct QuorumConfig {
     /// Also the lease: how long after its last word an active controller that cannot be reached
     /// is still respected.
     pub election_timeout_max: Duration,
+    /// For so long the same empty directory must answer in the place of a controller that is not
+    /// heard, before it is taken in for the one that was lost. A disk that comes late after a boot
+    /// is no disk that is gone.
+    pub lost_after: Duration,
     /// A snapshot is made after so many entries.
     pub snapshot_entries: u64,
     /// A snapshot is made after so many bytes of entries.
@@ -53,6 +57,7 @@ impl QuorumConfig {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(600),
+            lost_after: Duration::from_secs(10),
             snapshot_entries: 10_000,
             snapshot_bytes: 64 * 1024 * 1024,
             log_file_bytes: 32 * 1024 * 1024,

@@ -35,7 +35,17 @@ pub enum StartError {
     #[error("{} is damaged: {what}; {RESTORE}", path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("{} is missing although the directory holds a controller's data; {RESTORE}", path.display())]
-    NoIdentity { path: PathBuf },
+    NoIdentity {
+        path: PathBuf,
+        /// Whether it is a log or snapshots that the directory holds.
+        lost_state: bool,
+    },
+    #[error("{} has format {found}, but this build reads {known}; start the build that wrote it", path.display())]
+    OtherFormat {
+        path: PathBuf,
+        found: u32,
+        known: u32,
+    },
     #[error("{} is in use by another process; stop that one, or give this node a directory of its own", path.display())]
     InUse { path: PathBuf },
     #[error("the consensus log cannot be opened")]
@@ -50,7 +60,10 @@ impl StartError {
         matches!(
             self,
             StartError::Damaged { .. }
-                | StartError::NoIdentity { .. }
+                | StartError::NoIdentity {
+                    lost_state: true,
+                    ..
+                }
                 | StartError::Log(LogError::Corrupt { .. })
         )
     }

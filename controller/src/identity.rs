@@ -18,6 +18,8 @@ const TEMPORARY: &str = "meta.tmp";
 /// What else may be there before the file is: the lock is taken first, a write may have been cut
 /// off, and history can be built again, so it tells of nothing that was lost.
 const NO_STATE: [&str; 4] = ["lock", TEMPORARY, "history", "history.damaged"];
+/// What a controller must not lose.
+const STATE: [&str; 2] = ["log", "snapshots"];
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,11 +121,13 @@ impl Identity {
             });
         }
         let entries = disk.list(dir).map_err(io("look for"))?;
+        let has = |name: &str| entries.iter().any(|entry| entry.name == *name);
         if entries
             .iter()
             .any(|entry| !NO_STATE.iter().any(|name| entry.name == *name))
         {
-            return Err(StartError::NoIdentity { path });
+            let lost_state = STATE.iter().any(|name| has(name));
+            return Err(StartError::NoIdentity { path, lost_state });
         }
         let new = if_new.into();
         let identity = Identity {
@@ -187,14 +191,15 @@ fn read(disk: &Arc<dyn Disk>, path: &Path) -> Result<Stored, StartError> {
     bytes.truncate(count);
     let stored: Stored =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    if stored.format != FORMAT {
-        let found = stored.format;
-        return Err(damaged(format!(
-            "its format is {found}, but this build reads {FORMAT}"
-        )));
-    }
     if stored.clone().sealed() != stored {
         return Err(damaged("its checksum does not match its text".to_owned()));
+    }
+    if stored.format != FORMAT {
+        return Err(StartError::OtherFormat {
+            path: path.to_owned(),
+            found: stored.format,
+            known: FORMAT,
+        });
     }
     Ok(stored)
 }

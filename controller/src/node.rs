@@ -207,7 +207,11 @@ async fn open(config: ControllerNodeConfig, fatal: OnFatal) -> Result<Opened, St
         Err(error) if error.is_damage() && config.quorum.can_lose_one() => error,
         opened => return opened,
     };
-    let Some(kept) = aside::move_aside(&disk, &config.data_dir, &dir)? else {
+    let moved = aside::move_aside(&disk, &config.data_dir, &dir);
+    let Some(kept) = moved.unwrap_or_else(|error| {
+        tracing::error!(%error, "the damaged directory cannot be kept aside");
+        None
+    }) else {
         return Err(why);
     };
     tracing::error!(error = &why as &dyn std::error::Error, kept = %kept.display(),

@@ -247,10 +247,19 @@ impl Shared {
 
     /// Marks a file that was written behind its end, and has the disk begin with it, some at a
     /// time.
-    pub fn mark_written(&self, serial: u64, path: &Path, file: &dyn DiskFile, written: Range<u64>) {
+    pub fn mark_written(
+        &self,
+        serial: u64,
+        path: &Path,
+        file: &dyn DiskFile,
+        written: Range<u64>,
+    ) -> Result<(), LogError> {
         let due = self.dirty.lock().note_written(serial, path, written);
-        if let Some(due) = due {
-            file.start_write_back(due.start, due.end - due.start);
+        match due {
+            Some(due) => file
+                .start_write_back(due.start, due.end - due.start)
+                .or_log("write", path),
+            None => Ok(()),
         }
     }
 

@@ -118,8 +118,8 @@ impl Worker {
     }
 
     /// What a new active controller asks of itself: that the cluster has an id, and that each
-    /// controller stands in the metadata as the quorum knows it.
-    fn ask_for_itself(&mut self) {
+    /// controller stands in the metadata as the quorum knows it. Returns how much it asks.
+    fn ask_for_itself(&mut self) -> usize {
         let image = self.feed.current().image;
         let mut requests = Vec::new();
         if image.cluster_id.is_none() {
@@ -141,11 +141,13 @@ impl Worker {
                 version,
             }));
         }
+        let count = requests.len();
         for request in requests.into_iter().rev() {
             // Nobody waits for these answers; a refusal is told when the request is decided.
             let (answer, _) = oneshot::channel();
             self.waiting.push_front(Ask { request, answer });
         }
+        count
     }
 
     async fn be_active(&mut self, term: u64) {
@@ -179,18 +181,18 @@ impl Worker {
                 Event::Due => self.give_way(),
                 Event::MembersChanged(changed) => {
                     membership = changed;
-                    let before = self.waiting.len();
-                    self.ask_for_itself();
-                    own += self.waiting.len() - before;
+                    own += self.ask_for_itself();
                 }
                 Event::Asked(Some(ask)) => self.waiting.push_back(ask),
                 Event::Asked(None) => return,
                 Event::Finished(result) => {
                     round = None;
-                    if let Err(error) = result
-                        && !self.start_over(error).await
-                    {
-                        return;
+                    if let Err(error) = result {
+                        if !self.start_over(error).await {
+                            return;
+                        }
+                        // What it asked of itself may have been lost with the others' questions.
+                        own += self.ask_for_itself();
                     }
                 }
             }

@@ -12,13 +12,12 @@
 //! where the last one stopped. What to do next is decided by a pure function.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver as _;
 use ottla_model::{DirectoryId, NodeId};
-use ottla_proto::v1::GreetResponse;
 use tokio::time::{sleep, timeout};
 
 use super::member::Member;
@@ -36,6 +35,9 @@ const LAG_MAX: u64 = 1_000;
 pub struct Admission {
     member: Member,
     patience: Duration,
+    lost_after: Duration,
+    /// Which directories answered in the place of voters, and since when.
+    answered: BTreeMap<NodeId, (DirectoryId, Instant)>,
 }
 
 /// What the membership has of a configured controller.
@@ -57,6 +59,8 @@ struct Found {
     has_state: bool,
     /// Whether it belongs to another cluster.
     is_foreign: bool,
+    /// Whether what stood there before is surely lost.
+    is_certain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +81,7 @@ fn next_step(known: Option<Known>, found: Option<Found>) -> Step {
         (Some(known), Some(found)) if known.directory != found.directory => {
             // A directory that holds something may be an older copy of the voter's, and what it has
             // forgotten is not known.
-            match !known.is_heard && !found.has_state {
+            match !known.is_heard && !found.has_state && found.is_certain {
                 true => Step::Remove,
                 false => Step::Nothing,
             }
@@ -98,16 +102,19 @@ fn may_remove(voters: usize, others_heard: usize) -> bool {
 }
 
 impl Admission {
-    /// After `patience` without a word a controller counts as not heard.
-    pub fn new(member: &Member, patience: Duration) -> Admission {
+    /// After `patience` without a word a controller counts as not heard; see
+    /// [`QuorumConfig::lost_after`](crate::config::QuorumConfig::lost_after) for when it is lost.
+    pub fn new(member: &Member, patience: Duration, lost_after: Duration) -> Admission {
         Admission {
             member: member.clone(),
             patience,
+            lost_after,
+            answered: BTreeMap::new(),
         }
     }
 
     /// Runs until the consensus is gone.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
             let mut status = self.member.status.clone();
             if status.wait_for(|status| status.is_leader).await.is_err() {
@@ -120,7 +127,7 @@ impl Admission {
     }
 
     /// Makes the next change of the membership, if there is one to make.
-    async fn make_one_change(&self) -> bool {
+    async fn make_one_change(&mut self) -> bool {
         let metrics = self.member.raft.metrics().borrow_watched().clone();
         if metrics.membership_config != metrics.committed_membership_config {
             return false;
@@ -136,7 +143,8 @@ impl Admission {
             let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
             return self.change("finish the last change", nothing_more).await;
         }
-        for id in self.member.peers.others() {
+        let others: Vec<_> = self.member.peers.others().collect();
+        for id in others {
             let known = self.known(id);
             if known.is_some_and(|known| known.is_voter && known.is_heard) {
                 continue;
@@ -177,8 +185,21 @@ impl Admission {
         })
     }
 
-    async fn find(&self, id: NodeId) -> Option<Found> {
-        let answer: GreetResponse = self.member.peers.greet_any(id, GREET_TIMEOUT).await.ok()?;
+    async fn find(&mut self, id: NodeId) -> Option<Found> {
+        let answer = self.member.peers.greet_any(id, GREET_TIMEOUT).await.ok();
+        let directory = answer
+            .as_ref()
+            .and_then(|answer| DirectoryId::from_slice(&answer.directory_id));
+        let (Some(answer), Some(directory)) = (answer, directory) else {
+            self.answered.remove(&id);
+            return None;
+        };
+        let first = (directory, Instant::now());
+        let since = self.answered.entry(id).or_insert(first);
+        if since.0 != directory {
+            *since = first;
+        }
+        let is_certain = answer.lost_state || since.1.elapsed() >= self.lost_after;
         let ours = self.member.guard.identity().cluster_id();
         let is_foreign = match ours {
             Some(ours) => !answer.cluster_id.is_empty() && answer.cluster_id != ours.to_string(),
@@ -186,9 +207,10 @@ impl Admission {
             None => true,
         };
         Some(Found {
-            directory: DirectoryId::from_slice(&answer.directory_id)?,
+            directory,
             has_state: answer.has_state,
             is_foreign,
+            is_certain,
         })
     }
 
@@ -266,6 +288,7 @@ mod tests {
             directory: directory(number),
             has_state: false,
             is_foreign: false,
+            is_certain: true,
         })
     }
 
@@ -297,6 +320,17 @@ mod tests {
             ..VOTER()
         };
         assert_eq!(next_step(Some(heard), empty(2)), Step::Nothing);
+    }
+
+    #[test]
+    fn a_directory_that_answers_for_a_moment_replaces_nobody() {
+        let uncertain = empty(2).map(|found| Found {
+            is_certain: false,
+            ..found
+        });
+        assert_eq!(next_step(Some(VOTER()), uncertain), Step::Nothing);
+        // There is nobody to come back.
+        assert_eq!(next_step(None, uncertain), Step::Admit(directory(2)));
     }
 
     #[test]

@@ -118,7 +118,8 @@ impl Founding {
         if let Some((other, _)) = lost {
             return format!(
                 "controller {other} lost what it held of a cluster, so none is founded here; waiting \
-                 for the active controller"
+                 for the active controller (to begin anew all the same, remove `controller` and \
+                 `controller-damaged-*` from its data_dir)"
             );
         }
         let identity = self.member.guard.identity();

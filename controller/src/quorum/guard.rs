@@ -27,6 +27,8 @@ pub type OnFatal = Arc<dyn Fn(FatalError) + Send + Sync>;
 pub struct Registered {
     /// One more than the membership's index in the log; 0 before founding.
     pub at: u64,
+    /// Whether it is committed: what is not may never have been.
+    pub is_committed: bool,
     pub directories: BTreeMap<NodeId, DirectoryId>,
 }
 
@@ -63,6 +65,7 @@ impl Guard {
     /// new and has not caught up with its own admission yet.
     pub fn set_registered(&self, registered: Registered) {
         let own = registered.directories.get(&self.identity.node_id).copied();
+        let is_committed = registered.is_committed;
         if *self.registered.read() != registered {
             *self.registered.write() = registered;
         }
@@ -71,7 +74,7 @@ impl Guard {
         };
         if own == self.identity.directory_id {
             self.was_registered.store(true, Ordering::SeqCst);
-        } else if self.was_registered.load(Ordering::SeqCst) {
+        } else if is_committed && self.was_registered.load(Ordering::SeqCst) {
             self.fatal(self.replaced(self.cluster_text(), own));
         }
     }
@@ -198,7 +201,7 @@ impl Guard {
         if known.directories.is_empty() || envelope.membership > known.at {
             return Ok(from);
         }
-        let at = known.at;
+        let at = known.is_committed.then_some(known.at);
         let registered = known.directories.get(&from).copied();
         drop(known);
         match registered {
@@ -236,8 +239,10 @@ impl Guard {
         } else if !self.refused.swap(true, Ordering::SeqCst) {
             let (node, new) = (self.identity.node_id, self.identity.directory_id);
             tracing::warn!(%cluster, %registered, %new,
-                "controller {node} is registered with another directory; this one is new, and waits \
-                 for the active controller to take it in the other's place");
+                "controller {node} is refused under its old identity: it is registered with another \
+                 directory, and this one is new; nothing has to be done while most controllers \
+                 run: the active one takes this one in as a new voter. If the registered directory \
+                 is still there, stop this node before that and start it with it");
         }
     }
 
@@ -246,7 +251,7 @@ impl Guard {
         from: NodeId,
         registered: DirectoryId,
         directory: DirectoryId,
-        at: u64,
+        at: Option<u64>,
     ) -> Status {
         let cluster = self.cluster_text();
         let mut status = Status::failed_precondition(format!(
@@ -255,7 +260,8 @@ impl Guard {
         let pairs = [
             (REFUSED_DIRECTORY, registered.to_string()),
             (REFUSED_CLUSTER, cluster),
-            (REFUSED_MEMBERSHIP, at.to_string()),
+            // One that is not committed ends nobody.
+            (REFUSED_MEMBERSHIP, at.unwrap_or(0).to_string()),
         ];
         for (key, text) in pairs {
             if let Ok(value) = MetadataValue::try_from(text) {

@@ -23,6 +23,7 @@ mod types;
 mod view;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,7 +163,10 @@ impl Quorum {
         else {
             return;
         };
-        let others = replication.iter().filter(|(id, _)| **id != me);
+        let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
+        let others = replication
+            .iter()
+            .filter(|(id, _)| **id != me && voters.contains(id));
         let Some((best, _)) = others.max_by_key(|(_, matched)| matched.as_ref()) else {
             return;
         };

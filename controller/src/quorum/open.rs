@@ -113,7 +113,7 @@ impl Quorum {
         };
         tasks.spawn(founding.run());
         let patience = config.election_timeout_max * 2;
-        tasks.spawn(Admission::new(&member, patience).run());
+        tasks.spawn(Admission::new(&member, patience, config.lost_after).run());
         Ok(Quorum {
             handler: RaftHandler::new(member.clone()),
             member,

@@ -89,6 +89,7 @@ impl StatusFollower {
         };
         self.guard.set_registered(Registered {
             at: membership,
+            is_committed: metrics.membership_config == metrics.committed_membership_config,
             directories,
         });
         self.sender

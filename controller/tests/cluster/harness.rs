@@ -153,6 +153,7 @@ impl Cluster {
         let mut config =
             ControllerNodeConfig::new(NodeId(id), self.data_dir(id), voters, "test".to_owned());
         config.quorum.log_file_bytes = 1 << 20;
+        config.quorum.lost_after = Duration::from_millis(200);
         (self.tune)(&mut config);
         config
     }

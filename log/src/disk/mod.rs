@@ -84,7 +84,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Asks that so many written bytes go to the disk soon, so that the next sync has less to wait
     /// for; 0 means all from the offset on. Only a hint: nothing is durable before
     /// [`DiskFile::sync_data`] has returned.
-    fn start_write_back(&self, _offset: u64, _bytes: u64) {}
+    ///
+    /// # Errors Written bytes could not be given their place on the disk and are lost; no later
+    /// sync may tell of it again.
+    fn start_write_back(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Asks that reads bring what they ask for and nothing ahead of it. Only a hint.
     fn no_read_ahead(&self) {}
     /// The bug that tests have planted in what works on this file's disk.

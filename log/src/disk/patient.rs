@@ -173,8 +173,8 @@ impl DiskFile for PatientFile {
         self.file.sync_data()
     }
 
-    fn start_write_back(&self, offset: u64, bytes: u64) {
-        self.file.start_write_back(offset, bytes);
+    fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.file.start_write_back(offset, bytes)
     }
 
     fn no_read_ahead(&self) {

@@ -147,13 +147,21 @@ impl DiskFile for RealFile {
 
     #[cfg(target_os = "linux")]
     #[allow(unsafe_code)]
-    fn start_write_back(&self, offset: u64, bytes: u64) {
+    fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else {
-            return;
+            return Ok(());
         };
         let (descriptor, flags) = (self.file.as_raw_fd(), libc::SYNC_FILE_RANGE_WRITE);
         // SAFETY: the call takes no memory, and the file keeps its descriptor open meanwhile.
-        let _ = unsafe { libc::sync_file_range(descriptor, offset, bytes, flags) };
+        if unsafe { libc::sync_file_range(descriptor, offset, bytes, flags) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Not every file system can; the sync does it all then.
+            Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EOPNOTSUPP) => Ok(()),
+            _ => Err(error),
+        }
     }
 
     fn no_read_ahead(&self) {

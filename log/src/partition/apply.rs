@@ -121,7 +121,7 @@ impl PartitionLog {
         // Marked behind the write, so that a checkpoint that takes the mark syncs these bytes, and
         // before they are published, so that one that vouches for them finds it.
         let written = at..at + run.bytes;
-        self.shared.mark_written(serial, &path, &*file, written);
+        self.shared.mark_written(serial, &path, &*file, written)?;
         let mut state = self.lock();
         let physical = &mut state.physical;
         if let Some(active) = physical.segments.last_mut() {

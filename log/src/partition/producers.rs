@@ -140,12 +140,14 @@ impl PartitionLog {
         if saved.len() < KEPT {
             return Ok(OpenMode::CreateEmpty);
         }
-        let oldest = saved_path(&self.dir, saved.remove(0));
-        match self.shared.impatient_disk.rename(&oldest, temporary) {
-            Ok(()) => Ok(OpenMode::Existing),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(OpenMode::CreateEmpty),
-            Err(error) => Err(error).or_log("rename", &oldest),
-        }
+        let oldest = saved_path(&self.dir, saved[0]);
+        let mode = match self.shared.impatient_disk.rename(&oldest, temporary) {
+            Ok(()) => OpenMode::Existing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => OpenMode::CreateEmpty,
+            Err(error) => return Err(error).or_log("rename", &oldest),
+        };
+        saved.remove(0);
+        Ok(mode)
     }
 
     fn may_save(&self, moment: LogMoment) -> bool {

@@ -119,7 +119,7 @@ fn sync_files(shared: &Shared, files: &BTreeMap<u64, DirtyFile>) -> Result<(), L
             let open = open.unwrap_or_else(|| shared.disk.open(path, OpenMode::Existing));
             match open.or_log("open", path) {
                 Ok(file) => {
-                    file.start_write_back(0, 0);
+                    file.start_write_back(0, 0).or_log("write", path)?;
                     portion.push((file, path));
                 }
                 Err(error) if error.is_not_found() => {}
