@@ -35,6 +35,25 @@ struct Stored {
     checksum: u32,
 }
 
+/// What a file of any format says.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+    checksum: u32,
+}
+
+impl Head {
+    /// Whether the checksum is that of the text, with a checksum of 0 in it.
+    fn seals(&self, text: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(text) else {
+            return false;
+        };
+        let claim = format!("\"checksum\": {}", self.checksum);
+        let unsealed = text.replace(&claim, "\"checksum\": 0");
+        crc32c::crc32c(unsealed.as_bytes()) == self.checksum
+    }
+}
+
 impl Stored {
     fn text(&self) -> String {
         // A struct of numbers and texts always has a JSON form.
@@ -189,17 +208,22 @@ fn read(disk: &Arc<dyn Disk>, path: &Path) -> Result<Stored, StartError> {
     let mut bytes = vec![0; usize::try_from(file.size().map_err(io)?).unwrap_or(0)];
     let count = file.read_at(&mut bytes, 0).map_err(io)?;
     bytes.truncate(count);
+    // A whole file of another format is no damage, whatever it says besides.
+    let head: Head = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if !head.seals(&bytes) {
+        return Err(damaged("its checksum does not match its text".to_owned()));
+    }
+    if head.format != FORMAT {
+        return Err(StartError::OtherFormat {
+            path: path.to_owned(),
+            found: head.format,
+            known: FORMAT,
+        });
+    }
     let stored: Stored =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if stored.clone().sealed() != stored {
         return Err(damaged("its checksum does not match its text".to_owned()));
-    }
-    if stored.format != FORMAT {
-        return Err(StartError::OtherFormat {
-            path: path.to_owned(),
-            found: stored.format,
-            known: FORMAT,
-        });
     }
     Ok(stored)
 }
@@ -257,6 +281,27 @@ mod tests {
             message.contains("meta.json") && message.contains("restore"),
             "{message}"
         );
+    }
+
+    /// Going back to an older program must not cost the directory.
+    #[test]
+    fn a_whole_file_of_another_format_is_no_damage() {
+        let disk = SimDisk::new();
+        open(&disk, 2, 1).unwrap();
+        let path = Path::new("/c/meta.json");
+        let text = |checksum| {
+            let rest = r#""node_id": 2, "unheard_of": true"#;
+            format!(r#"{{"format": 9, {rest}, "checksum": {checksum}}}"#)
+        };
+        let write = |text: String| {
+            let file = disk.open(path, OpenMode::CreateEmpty).unwrap();
+            file.write_at(&[IoSlice::new(text.as_bytes())], 0).unwrap();
+            open(&disk, 2, 1).unwrap_err()
+        };
+        let error = write(text(crc32c::crc32c(text(0).as_bytes())));
+        assert!(!error.is_damage(), "{error}");
+        assert!(error.to_string().contains("format 9"), "{error}");
+        assert!(write(text(12_345)).is_damage());
     }
 
     #[test]

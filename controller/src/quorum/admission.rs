@@ -117,6 +117,10 @@ impl Admission {
     pub async fn run(mut self) {
         loop {
             let mut status = self.member.status.clone();
+            if !status.borrow().is_leader {
+                // What it saw when it led last is no word for what was there since.
+                self.answered.clear();
+            }
             if status.wait_for(|status| status.is_leader).await.is_err() {
                 return;
             }
@@ -147,6 +151,8 @@ impl Admission {
         for id in others {
             let known = self.known(id);
             if known.is_some_and(|known| known.is_voter && known.is_heard) {
+                // Whoever answered in its place before has to begin again.
+                self.answered.remove(&id);
                 continue;
             }
             let found = self.find(id).await;
