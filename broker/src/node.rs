@@ -48,8 +48,6 @@ use ottla_model::limits::{
 use ottla_shell::{Clock, told};
 
 const TICK: Duration = Duration::from_millis(50);
-/// The most files that the journal keeps to go on to.
-const SPARE_FILES_MAX: usize = 16;
 /// How often every replica forgets what is too old.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often old segments are looked for while the disk is full.
@@ -384,12 +382,12 @@ impl Starter {
         &self,
         manager: &Arc<OnceLock<Arc<ReplicaManager>>>,
     ) -> Result<Arc<LogStore>, String> {
-        // What one checkpoint sets free, so that a journal under load goes round in its files.
-        let files = self.config.checkpoint_bytes / self.config.journal_file_bytes.max(1);
         let store_config = StoreConfig {
             journal_file_bytes: self.config.journal_file_bytes,
-            journal_spare_files: usize::try_from(files)
-                .map_or(SPARE_FILES_MAX, |files| (files + 1).min(SPARE_FILES_MAX)),
+            journal_spare_files: StoreConfig::spare_files_for(
+                self.config.checkpoint_bytes,
+                self.config.journal_file_bytes,
+            ),
             checkpoint_bytes: self.config.checkpoint_bytes,
             cache_bytes: self.config.tail_cache_bytes as u64,
             // A broker that knows its cluster has had a store.

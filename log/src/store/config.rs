@@ -49,6 +49,18 @@ pub struct StoreConfig {
     pub default_settings: LogSettings,
 }
 
+/// The most files that a journal keeps to go on to.
+const SPARE_FILES_MAX: usize = 16;
+
+impl StoreConfig {
+    /// How many files a journal should keep to go on to: as many as one checkpoint sets free, so
+    /// that under load it goes round in its files.
+    pub fn spare_files_for(checkpoint_bytes: u64, journal_file_bytes: u64) -> usize {
+        let files = checkpoint_bytes / journal_file_bytes.max(1);
+        usize::try_from(files).map_or(SPARE_FILES_MAX, |files| (files + 1).min(SPARE_FILES_MAX))
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
@@ -166,4 +178,18 @@ pub struct StoreStats {
     pub compactions: u64,
     /// Bytes of segments that compaction saved.
     pub compacted_away_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_keeps_what_a_checkpoint_sets_free_within_bounds() {
+        let spares = StoreConfig::spare_files_for;
+        assert_eq!(spares(256 << 20, 64 << 20), 5);
+        assert_eq!(spares(1 << 20, 64 << 20), 1);
+        assert_eq!(spares(u64::MAX, 64 << 20), SPARE_FILES_MAX);
+        assert_eq!(spares(1 << 20, 0), SPARE_FILES_MAX);
+    }
 }
