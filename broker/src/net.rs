@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ottla_metadata::Endpoint;
-use ottla_model::limits::{H2_CONNECTION_WINDOW, H2_FRAME_SIZE, H2_STREAM_WINDOW};
+use ottla_model::limits::{H2_CONNECTION_WINDOW, H2_INTERNAL_FRAME_SIZE, H2_STREAM_WINDOW};
 use tonic::transport::Channel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -26,6 +26,6 @@ pub fn internal_channel(endpoint: &Endpoint) -> Channel {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_frame_size(H2_FRAME_SIZE)
+        .max_frame_size(H2_INTERNAL_FRAME_SIZE)
         .connect_lazy()
 }

@@ -35,7 +35,7 @@ use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
-    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc,
+    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, PRODUCE_PATH, ProbeIdentity, ReplicaRpc,
 };
 use crate::scrubber;
 use crate::stop::Stop;
@@ -45,6 +45,7 @@ use ottla_model::limits::{
     ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
     INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
 };
+use ottla_shell::messages::ReadByItself;
 use ottla_shell::{Clock, told};
 
 const TICK: Duration = Duration::from_millis(50);
@@ -123,12 +124,11 @@ impl BrokerNode {
         }
     }
 
-    fn log_service(&self) -> HoldUntilSent<LogServiceServer<LogRpc>> {
-        HoldUntilSent::new(
-            LogServiceServer::new(LogRpc(self.cell.clone()))
-                .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
-        )
+    fn log_service(&self) -> HoldUntilSent<ReadByItself<LogServiceServer<LogRpc>>> {
+        let service = LogServiceServer::new(LogRpc(self.cell.clone()))
+            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX);
+        HoldUntilSent::new(ReadByItself::new(service, PRODUCE_PATH))
     }
 
     /// What clients may call.
@@ -157,11 +157,10 @@ impl BrokerNode {
             identity: self.identity.clone(),
         };
         routes.add_service(self.log_service());
-        routes.add_service(
+        routes.add_service(HoldUntilSent::new(
             ReplicaServiceServer::new(service)
-                .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
-        );
+                .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
+        ));
     }
 
     /// The cluster that the broker's directory belonged to when it started.

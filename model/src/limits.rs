@@ -90,6 +90,9 @@ pub const H2_STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 pub const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// HTTP/2 frame size, in bytes.
 pub const H2_FRAME_SIZE: u32 = 256 * 1024;
+/// HTTP/2 frame size of what another broker sends, in bytes: a batch as large as producers usually
+/// make them at most comes in one piece.
+pub const H2_INTERNAL_FRAME_SIZE: u32 = 1024 * 1024 + 64 * 1024;
 
 const _: () = assert!(
     METADATA_RECORDS_PER_REQUEST_MAX * (REPLICATION_FACTOR_MAX * 6 + 4) <= ADMIN_MESSAGE_BYTES_MAX

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 pub use effects::chain;
 pub use producers::load_producers;
-pub use read::FollowerRead;
+pub use read::{FollowerRead, end_of};
 
 use crate::damage::DamageFound;
 use crate::isr::IsrUpdates;

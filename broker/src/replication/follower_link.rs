@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use ottla_model::batch::joined;
 use ottla_model::limits::{REPLICATION_MESSAGE_BYTES, REPLICATION_WINDOW_BYTES};
 use ottla_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::v1;
@@ -15,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::manager::ReplicaManager;
 use crate::replica::{FollowerRead, Replica};
+use crate::replication::message::{pieces, portions};
 
 /// The bytes that a partition's header in a message may take.
 const ITEM_OVERHEAD: usize = 128;
@@ -174,22 +174,20 @@ impl FollowerLink {
         REPLICATION_WINDOW_BYTES.saturating_sub(in_flight as usize)
     }
 
-    /// The next message for the follower; waits until there is something to say.
-    pub async fn next_message(&self, manager: &Arc<ReplicaManager>) -> v1::ReplicateResponse {
+    /// The next message for the follower, in the pieces in which it is sent; waits until there is
+    /// something to say.
+    pub async fn next_message(&self, manager: &Arc<ReplicaManager>) -> Vec<Bytes> {
         loop {
-            let (notices, due) = {
+            let (mut message, due) = {
                 let mut state = self.state.lock();
                 (
                     std::mem::take(&mut state.notices),
                     std::mem::take(&mut state.due),
                 )
             };
-            let mut message = v1::ReplicateResponse {
-                partitions: notices,
-            };
             self.fill(manager, due, &mut message).await;
-            if !message.partitions.is_empty() {
-                return message;
+            if !message.is_empty() {
+                return pieces(message);
             }
             self.wake.notified().await;
         }
@@ -201,7 +199,7 @@ impl FollowerLink {
         &self,
         manager: &Arc<ReplicaManager>,
         due: BTreeSet<TopicIdPartition>,
-        message: &mut v1::ReplicateResponse,
+        message: &mut Vec<v1::ReplicaData>,
     ) {
         let mut room = REPLICATION_MESSAGE_BYTES;
         for id in due {
@@ -235,24 +233,25 @@ impl FollowerLink {
                         continue;
                     }
                 };
-            let bytes = joined(batches);
-            let has_more = max_bytes == 0 || !bytes.is_empty();
-            let is_news = !bytes.is_empty()
+            let bytes: usize = batches.iter().map(Bytes::len).sum();
+            let has_more = max_bytes == 0 || bytes > 0;
+            let is_news = bytes > 0
                 || next != cursor.next
                 || high_watermark != cursor.sent_high_watermark
                 || log_start != cursor.sent_log_start;
             if is_news && self.advance(id, &cursor, next, high_watermark, log_start, has_more) {
-                room = room.saturating_sub(bytes.len() + ITEM_OVERHEAD);
-                self.sent_bytes
-                    .fetch_add(bytes.len() as u64, Ordering::AcqRel);
-                message.partitions.push(v1::ReplicaData {
-                    high_watermark: high_watermark.0,
-                    log_start_offset: log_start.0,
-                    from_offset: Some(from.0),
-                    to_offset: Some(next.0),
-                    batches: bytes,
-                    ..item(id, cursor.epoch)
-                });
+                self.sent_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
+                for portion in portions(batches, from, next) {
+                    room = room.saturating_sub(portion.batches.len() + ITEM_OVERHEAD);
+                    message.push(v1::ReplicaData {
+                        high_watermark: high_watermark.0,
+                        log_start_offset: log_start.0,
+                        from_offset: Some(portion.from.0),
+                        to_offset: Some(portion.to.0),
+                        batches: portion.batches,
+                        ..item(id, cursor.epoch)
+                    });
+                }
             } else if has_more {
                 self.state.lock().due.insert(id);
             }

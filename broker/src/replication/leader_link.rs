@@ -13,7 +13,7 @@ use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::v1;
-use ottla_proto::v1::replica_service_client::ReplicaServiceClient;
+use ottla_shell::messages::open_stream;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
@@ -23,6 +23,8 @@ use crate::image::ImageStore;
 use crate::manager::ReplicaManager;
 use crate::net::internal_channel;
 use crate::registration::Registration;
+
+const REPLICATE_PATH: &str = "/ottla.v1.ReplicaService/Replicate";
 
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -211,8 +213,7 @@ impl LeaderLink {
             broker_epoch: epoch.0,
             leader_id: self.leader.0,
         };
-        let mut client = ReplicaServiceClient::new(internal_channel(&broker.internal_endpoint))
-            .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
+        let channel = internal_channel(&broker.internal_endpoint);
         let number = {
             let mut outbox = self.outbox.lock();
             let stream = outbox.stream + 1;
@@ -223,11 +224,16 @@ impl LeaderLink {
             stream
         };
         self.received.store(0, Ordering::Release);
-        let open = client.replicate(self.outgoing(hello, number));
+        let requests = self.outgoing(hello, number);
+        let open = open_stream(
+            channel,
+            REPLICATE_PATH,
+            requests,
+            INTERNAL_MESSAGE_BYTES_MAX,
+        );
         let mut incoming = tokio::time::timeout(OPEN_TIMEOUT, open)
             .await
-            .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??
-            .into_inner();
+            .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??;
         self.connected.store(true, Ordering::Release);
         self.for_each_replica(context, || Input::LeaderConnected {
             leader: self.leader,
@@ -239,10 +245,11 @@ impl LeaderLink {
                 return Err(unavailable("registered anew"));
             }
             let message = tokio::select! {
-                message = incoming.message() => message?,
+                message = incoming.next() => message?,
                 () = self.poke.notified() => continue,
                 Ok(()) = standing.changed() => continue,
             };
+            let message: Option<v1::ReplicateResponse> = message;
             let Some(message) = message else {
                 return Ok(());
             };

@@ -5,6 +5,7 @@
 mod follower_link;
 mod leader_link;
 mod leader_links;
+mod message;
 
 pub use follower_link::{FollowerLink, StreamNumber};
 pub use leader_link::Durable;

@@ -3,10 +3,12 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use ottla_model::limits::CLIENT_MESSAGE_BYTES_MAX;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::log_service_server::LogService;
 use ottla_shell::Connection;
+use ottla_shell::messages::Messages;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -14,6 +16,9 @@ use super::held_body::Held;
 use super::unread::FetchBudget;
 use super::{delete_records, fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
+
+/// The call whose messages carry the batches of producers.
+pub const PRODUCE_PATH: &str = "/ottla.v1.LogService/Produce";
 
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,13 +36,11 @@ impl LogService for LogRpc {
 
     async fn produce(
         &self,
-        request: Request<Streaming<v1::ProduceRequest>>,
+        mut request: Request<Streaming<v1::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStream>, Status> {
         let broker = self.0.get()?.clone();
-        Ok(Response::new(Box::pin(produce::serve(
-            broker,
-            request.into_inner(),
-        ))))
+        let requests = Messages::of(&mut request, CLIENT_MESSAGE_BYTES_MAX)?;
+        Ok(Response::new(Box::pin(produce::serve(broker, requests))))
     }
 
     async fn fetch(

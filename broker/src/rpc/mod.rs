@@ -22,7 +22,9 @@ pub use admin::AdminRpc;
 pub use cluster::ClusterRpc;
 pub use disk_reads::DiskReads;
 pub use held_body::HoldUntilSent;
-pub use log::LogRpc;
+#[cfg(test)]
+pub use held_body::encoded;
+pub use log::{LogRpc, PRODUCE_PATH};
 pub use replica::{ProbeIdentity, ReplicaRpc};
 pub use unread::UnreadRoom;
 pub use watch::Watches;

@@ -12,9 +12,10 @@ use ottla_model::limits::{BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_I
 use ottla_model::{ErrorCode, LeaderEpoch, TimestampMs};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
+use ottla_shell::messages::Messages;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::keys::require_keys;
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT, write_patience};
@@ -28,12 +29,12 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 /// requests before it.
 pub fn serve(
     broker: Arc<Broker>,
-    mut requests: Streaming<v1::ProduceRequest>,
+    mut requests: Messages<v1::ProduceRequest>,
 ) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + 'static {
     let (responses, mut receiver) = mpsc::channel::<Answer>(PRODUCE_IN_FLIGHT_MAX);
     let reading = tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX));
-        while let Some(request) = requests.message().await? {
+        while let Some(request) = requests.next().await? {
             let responder = Responder::Stream(responses.clone());
             begin(&broker, request, responder, Some(&places))
                 .await

@@ -1,11 +1,11 @@
 //! `ReplicaService`: followers' streams, and the probe that tells a dead process from a lost
 //! packet.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use ottla_broker_core::partition::{FollowerAck, FollowerState, Input, Partition};
 use ottla_model::error::ApiError;
 use ottla_model::{
@@ -19,9 +19,9 @@ use ottla_proto::v1::replica_service_server::ReplicaService;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::held_body::Encoded;
 use crate::broker::{Broker, BrokerCell};
 use crate::replication::{FollowerLink, StreamNumber};
 
@@ -50,8 +50,7 @@ pub struct ReplicaRpc {
 
 #[tonic::async_trait]
 impl ReplicaService for ReplicaRpc {
-    type ReplicateStream =
-        Pin<Box<dyn Stream<Item = Result<v1::ReplicateResponse, Status>> + Send>>;
+    type ReplicateStream = tokio_stream::Empty<Result<v1::ReplicateResponse, Status>>;
 
     async fn replicate(
         &self,
@@ -73,7 +72,9 @@ impl ReplicaService for ReplicaRpc {
         // What else the first message says counts like what comes after it.
         let said = futures::stream::iter([Ok(first)]).chain(requests);
         tokio::spawn(take_in(broker, link, epoch, said, sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let mut response = Response::new(tokio_stream::empty());
+        Encoded::instead_of(&mut response, in_pieces(receiver));
+        Ok(response)
     }
 
     async fn probe(
@@ -157,12 +158,20 @@ fn greet(
     Ok((follower, epoch))
 }
 
+/// A message to a follower, in pieces, or what ends its stream.
+type Outgoing = Result<Vec<Bytes>, Status>;
+
+fn in_pieces(messages: mpsc::Receiver<Outgoing>) -> impl Stream<Item = Result<Bytes, Status>> {
+    let pieces = |message: Outgoing| match message {
+        Ok(pieces) => pieces.into_iter().map(Ok).collect(),
+        Err(status) => vec![Err(status)],
+    };
+    let messages = ReceiverStream::new(messages);
+    messages.flat_map(move |message| futures::stream::iter(pieces(message)))
+}
+
 /// Sends what there is to send until the follower's stream ends.
-async fn push(
-    broker: Arc<Broker>,
-    link: Arc<FollowerLink>,
-    sender: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
-) {
+async fn push(broker: Arc<Broker>, link: Arc<FollowerLink>, sender: mpsc::Sender<Outgoing>) {
     loop {
         // The place first, then the message: what is read must also be sent.
         let place = tokio::select! {
@@ -183,7 +192,7 @@ async fn take_in(
     link: Arc<FollowerLink>,
     epoch: BrokerEpoch,
     mut requests: impl Stream<Item = Result<v1::ReplicateRequest, Status>> + Unpin,
-    sender: mpsc::Sender<Result<v1::ReplicateResponse, Status>>,
+    sender: mpsc::Sender<Outgoing>,
 ) {
     let mut stated = std::collections::BTreeSet::new();
     let ended = loop {

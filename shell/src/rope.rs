@@ -1,0 +1,134 @@
+//! Received bytes, in the pieces in which they came.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+/// A part smaller than this is copied out of its piece, which would otherwise stay in memory as
+/// long as the part.
+const VIEWED_BYTES_MIN: usize = 16 * 1024;
+
+/// Bytes behind each other that are not in one place. A part that makes up half of its piece or
+/// more is taken without a copy; what is kept of it keeps at most as much again in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Rope {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    rest: Bytes,
+    /// Its size when it came.
+    whole: usize,
+}
+
+impl Rope {
+    pub fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        self.bytes += piece.len();
+        self.pieces.push_back(Piece {
+            whole: piece.len(),
+            rest: piece,
+        });
+    }
+
+    /// The first bytes, if there are so many.
+    pub fn peek<const N: usize>(&self) -> Option<[u8; N]> {
+        if self.bytes < N {
+            return None;
+        }
+        let mut out = [0; N];
+        let bytes = self.pieces.iter().flat_map(|piece| piece.rest.iter());
+        out.iter_mut()
+            .zip(bytes)
+            .for_each(|(out, byte)| *out = *byte);
+        Some(out)
+    }
+}
+
+impl Buf for Rope {
+    fn remaining(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| &piece.rest)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.bytes, "{count} of {} bytes", self.bytes);
+        self.bytes -= count;
+        while let Some(front) = self.pieces.front_mut() {
+            if count < front.rest.len() {
+                front.rest.advance(count);
+                return;
+            }
+            count -= front.rest.len();
+            self.pieces.pop_front();
+        }
+    }
+
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        assert!(count <= self.bytes, "{count} of {} bytes", self.bytes);
+        if let Some(front) = self.pieces.front_mut() {
+            let is_most = count >= VIEWED_BYTES_MIN && count >= front.whole / 2;
+            if is_most && count <= front.rest.len() {
+                let view = front.rest.slice(..count);
+                self.advance(count);
+                return view;
+            }
+        }
+        let mut out = Vec::with_capacity(count);
+        while out.len() < count {
+            let chunk = self.chunk();
+            let part = chunk.len().min(count - out.len());
+            out.extend_from_slice(&chunk[..part]);
+            self.advance(part);
+        }
+        Bytes::from(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(pieces: &[&[u8]]) -> Rope {
+        let mut rope = Rope::default();
+        for piece in pieces {
+            rope.push(Bytes::copy_from_slice(piece));
+        }
+        rope
+    }
+
+    #[test]
+    fn parts_are_found_across_pieces() {
+        let mut rope = rope(&[b"ab", b"", b"cde", b"f"]);
+        assert_eq!(rope.remaining(), 6);
+        assert_eq!(rope.peek(), Some(*b"abcd"));
+        assert_eq!(rope.peek::<7>(), None);
+        assert_eq!(&rope.copy_to_bytes(3)[..], b"abc");
+        rope.advance(1);
+        assert_eq!(rope.peek(), Some(*b"ef"));
+        assert_eq!(&rope.copy_to_bytes(2)[..], b"ef");
+        assert!(!rope.has_remaining());
+        assert_eq!(rope.chunk(), b"");
+    }
+
+    #[test]
+    fn most_of_a_piece_is_taken_without_a_copy() {
+        let piece = Bytes::from(vec![7; 2 * VIEWED_BYTES_MIN]);
+        let mut rope = Rope::default();
+        rope.push(piece.clone());
+        rope.advance(10);
+        let view = rope.copy_to_bytes(VIEWED_BYTES_MIN);
+        assert_eq!(view.as_ptr(), piece[10..].as_ptr());
+        // The rest is less than half, and would keep all of it.
+        let copy = rope.copy_to_bytes(VIEWED_BYTES_MIN - 10);
+        assert_ne!(copy.as_ptr(), piece[10 + VIEWED_BYTES_MIN..].as_ptr());
+        assert_eq!(copy[..], piece[10 + VIEWED_BYTES_MIN..]);
+    }
+}
