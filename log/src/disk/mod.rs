@@ -6,6 +6,7 @@
 //! file; a created, renamed or removed name is durable after `sync_dir` of its directory; and
 //! after a failed sync nothing may be assumed about what was written before it.
 
+mod aligned;
 mod patient;
 mod real;
 mod sim;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{IoContext as _, LogError};
+pub(crate) use aligned::{AlignedBuffer, BLOCK_BYTES};
 pub(crate) use patient::{PatientDisk, Room, is_want_of_room};
 pub use real::RealDisk;
 #[cfg(test)]
@@ -36,6 +38,21 @@ pub enum OpenMode {
     /// fails with `NotFound` if the file is not there. Offsets, lengths and buffers of reads must
     /// be multiples of 4 KiB then; only the file's end may be shorter.
     PastCache,
+    /// Open for reading and writing past the cache, where the file system can; fails with
+    /// `NotFound` if the file is not there. Offsets, lengths and buffers must be multiples of
+    /// 4 KiB; other calls fail with `InvalidInput`. What is written is durable after `sync_data`
+    /// and no sooner.
+    WritePastCache,
+}
+
+impl OpenMode {
+    fn goes_past_cache(self) -> bool {
+        matches!(self, OpenMode::PastCache | OpenMode::WritePastCache)
+    }
+
+    fn needs_the_file(self) -> bool {
+        self == OpenMode::Existing || self.goes_past_cache()
+    }
 }
 
 /// A name in a directory.

@@ -8,8 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
+use super::aligned::{BLOCK_BYTES, check_aligned, check_all_aligned};
 use super::{DirEntry, Disk, DiskFile, OpenMode};
 
 /// The most parts that one `pwritev` takes on Linux.
@@ -21,17 +22,19 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        if mode == OpenMode::PastCache {
-            return open_past_cache(path);
+        if mode.goes_past_cache() {
+            let file = open_past_cache(path, mode == OpenMode::WritePastCache)?;
+            return Ok(Arc::new(file));
         }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(mode != OpenMode::Existing)
+            .create(!mode.needs_the_file())
             .truncate(mode == OpenMode::CreateEmpty)
             .open(path)?;
         Ok(Arc::new(RealFile {
             file,
+            aligned: false,
             direct: false,
         }))
     }
@@ -82,13 +85,15 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile {
     file: File,
-    /// Reads go past the cache.
+    /// It was opened to be used past the cache.
+    aligned: bool,
+    /// And it is.
     direct: bool,
 }
 
-fn open_past_cache(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+fn open_past_cache(path: &Path, writing: bool) -> io::Result<RealFile> {
     let mut options = OpenOptions::new();
-    options.read(true);
+    options.read(true).write(writing);
     let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
     let (file, direct) = match direct {
         Ok(file) => (file, true),
@@ -96,7 +101,33 @@ fn open_past_cache(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => (options.open(path)?, false),
         Err(error) => return Err(error),
     };
-    Ok(Arc::new(RealFile { file, direct }))
+    Ok(RealFile {
+        file,
+        aligned: true,
+        direct,
+    })
+}
+
+impl RealFile {
+    fn write(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let unit = if self.direct { BLOCK_BYTES } else { 1 };
+        write_fully(parts, offset, unit, |rest, at| {
+            Ok(rustix::io::pwritev(&self.file, rest, at)?)
+        })
+    }
+
+    /// Writes past the cache; and through it, from then on, if the file system takes such files
+    /// but not such writes, or asks for larger blocks.
+    fn write_past_cache(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        match self.write(parts, offset) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let flags = rustix::fs::fcntl_getfl(&self.file)?;
+                rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)?;
+                self.write(parts, offset)
+            }
+            done => done,
+        }
+    }
 }
 
 impl DiskFile for RealFile {
@@ -105,6 +136,9 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.aligned {
+            check_aligned(buffer, offset)?;
+        }
         read_fully(buffer, offset, |rest, at| {
             // Past the cache, a read is short only at the file's end, and none may follow there.
             if self.direct && at != offset {
@@ -115,9 +149,14 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        write_fully(parts, offset, |rest, at| {
-            Ok(rustix::io::pwritev(&self.file, rest, at)?)
-        })
+        if self.aligned {
+            check_all_aligned(parts, offset)?;
+        }
+        if self.direct {
+            self.write_past_cache(parts, offset)
+        } else {
+            self.write(parts, offset)
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -188,10 +227,12 @@ fn read_fully(
     Ok(done)
 }
 
-/// Writes all parts, however few bytes each call takes.
+/// Writes all parts, however few bytes each call takes; goes on only at multiples of `unit` bytes
+/// from the beginning.
 fn write_fully(
     parts: &[IoSlice<'_>],
     mut offset: u64,
+    unit: usize,
     mut write: impl FnMut(&[IoSlice<'_>], u64) -> io::Result<usize>,
 ) -> io::Result<()> {
     for chunk in parts.chunks(PARTS_MAX) {
@@ -200,7 +241,8 @@ fn write_fully(
         let mut rest = owned.as_mut_slice();
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            match write(rest, offset) {
+            let written = write(rest, offset).map(|written| written - written % unit);
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     offset += written as u64;
@@ -263,7 +305,7 @@ mod tests {
                 calls: 0,
                 most,
             };
-            write_fully(&slices, 10, |rest, at| system.write(rest, at)).unwrap();
+            write_fully(&slices, 10, 1, |rest, at| system.write(rest, at)).unwrap();
             assert_eq!(system.file[..10], [9; 10]);
             assert_eq!(system.file[10..], parts.concat());
             let mut read = vec![0; system.file.len() + 5];
@@ -277,9 +319,44 @@ mod tests {
     fn an_error_in_the_middle_of_a_write_is_the_writes_error() {
         let slices = [IoSlice::new(b"abc"), IoSlice::new(b"def")];
         let mut answers = [Ok(2), Err(io::ErrorKind::StorageFull.into())].into_iter();
-        let failed = write_fully(&slices, 0, |_, _| answers.next().unwrap()).unwrap_err();
+        let failed = write_fully(&slices, 0, 1, |_, _| answers.next().unwrap()).unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
-        let stuck = write_fully(&slices, 0, |_, _| Ok(0)).unwrap_err();
+        let stuck = write_fully(&slices, 0, 1, |_, _| Ok(0)).unwrap_err();
         assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn a_write_in_blocks_goes_on_at_the_last_block_that_is_whole() {
+        let bytes: Vec<u8> = (0..64).collect();
+        let mut system = Short {
+            file: Vec::new(),
+            calls: 0,
+            most: 21,
+        };
+        let mut offsets = Vec::new();
+        write_fully(&[IoSlice::new(&bytes)], 0, 8, |rest, at| {
+            offsets.push(at);
+            system.write(rest, at)
+        })
+        .unwrap();
+        assert_eq!(system.file, bytes);
+        // One of three calls is interrupted.
+        assert_eq!(offsets, [0, 16, 32, 32, 48]);
+        let stuck = write_fully(&[IoSlice::new(&bytes)], 0, 8, |_, _| Ok(7)).unwrap_err();
+        assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn a_file_system_that_refuses_to_write_past_the_cache_writes_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, [0; 16]).unwrap();
+        let bytes: Vec<u8> = (0..BLOCK_BYTES).map(|at| at as u8).collect();
+        let file = open_past_cache(&path, true).unwrap();
+        // No file system takes this as it is.
+        file.write_past_cache(&[IoSlice::new(&bytes)], 3).unwrap();
+        assert_eq!(fs::read(&path).unwrap()[3..], bytes);
+        let flags = rustix::fs::fcntl_getfl(&file.file).unwrap();
+        assert!(!flags.contains(OFlags::DIRECT), "{flags:?}");
     }
 }

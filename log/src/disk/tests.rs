@@ -239,6 +239,66 @@ fn many_threads_share_a_file() {
 }
 
 #[test]
+fn what_is_written_past_the_cache_is_read_through_it_and_the_other_way_round() {
+    over_both(|disk, root| {
+        let path = root.join("a");
+        let error = disk.open(&path, OpenMode::WritePastCache).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!disk.exists(&path).unwrap());
+        let cached = disk.open(&path, OpenMode::Create).unwrap();
+        write(&*cached, &[1; 3 * BLOCK_BYTES], 0);
+        let direct = disk.open(&path, OpenMode::WritePastCache).unwrap();
+        let mut buffer = AlignedBuffer::zeroed(2 * BLOCK_BYTES);
+        buffer.fill(2);
+        write(&*direct, &buffer, BLOCK_BYTES as u64);
+        direct.sync_data().unwrap();
+        let expected = [vec![1; BLOCK_BYTES], vec![2; 2 * BLOCK_BYTES]].concat();
+        assert_eq!(contents(&*cached), expected);
+        // Behind the file's end, a write makes it longer.
+        let (one, other) = buffer.split_at(BLOCK_BYTES);
+        let parts = [IoSlice::new(one), IoSlice::new(other)];
+        direct.write_at(&parts, 3 * BLOCK_BYTES as u64).unwrap();
+        assert_eq!(direct.size().unwrap(), 5 * BLOCK_BYTES as u64);
+        write(&*cached, &[3; 10], 5);
+        assert_eq!(direct.read_at(&mut buffer, 0).unwrap(), buffer.len());
+        assert_eq!(buffer[..20], contents(&*cached)[..20]);
+    });
+}
+
+#[test]
+fn only_whole_blocks_go_past_the_cache() {
+    over_both(|disk, root| {
+        let path = root.join("a");
+        write(
+            &*disk.open(&path, OpenMode::Create).unwrap(),
+            &[1; 4 * BLOCK_BYTES],
+            0,
+        );
+        let file = disk.open(&path, OpenMode::WritePastCache).unwrap();
+        let buffer = AlignedBuffer::zeroed(2 * BLOCK_BYTES);
+        let refused = [
+            (&buffer[..BLOCK_BYTES], 512),
+            (&buffer[..512], 0),
+            (&buffer[8..8 + BLOCK_BYTES], 0),
+        ];
+        for (number, (bytes, offset)) in refused.into_iter().enumerate() {
+            let mut target = AlignedBuffer::zeroed(2 * BLOCK_BYTES);
+            let shift = bytes.as_ptr().addr() - buffer.as_ptr().addr();
+            let target = &mut target[shift..shift + bytes.len()];
+            for failed in [
+                file.write_at(&[IoSlice::new(bytes)], offset),
+                file.read_at(target, offset).map(drop),
+            ] {
+                let kind = failed.map_err(|error| error.kind());
+                assert_eq!(kind, Err(io::ErrorKind::InvalidInput), "case {number}");
+            }
+        }
+        let whole = disk.open(&path, OpenMode::Existing).unwrap();
+        assert_eq!(contents(&*whole), [1; 4 * BLOCK_BYTES]);
+    });
+}
+
+#[test]
 fn a_crash_forgets_what_was_not_synced() {
     let disk = SimDisk::new();
     let path = Path::new("/a");

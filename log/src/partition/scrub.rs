@@ -7,14 +7,12 @@ use ottla_model::Offset;
 use ottla_model::batch::{BatchHeader, HEADER_BYTES};
 
 use super::PartitionLog;
-use crate::disk::{DiskFile, OpenMode};
+use crate::disk::{AlignedBuffer, DiskFile, OpenMode};
 use crate::error::{IoContext as _, ReadError};
 use crate::segment::{check_batch, log_path};
 
 /// How much is read at a time. A multiple of any disk's block.
 const BLOCK_BYTES: usize = 256 * 1024;
-/// Reads that go past the operating system's cache begin and end at multiples of it.
-const ALIGNMENT: usize = 4096;
 
 /// A sealed segment as it was when the log was looked at.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +131,7 @@ struct BlockReader<'a> {
     path: &'a Path,
     /// Where the next block is read.
     at: u64,
-    block: Vec<u8>,
+    block: AlignedBuffer,
     kept: Vec<u8>,
     ended: bool,
 }
@@ -144,8 +142,7 @@ impl<'a> BlockReader<'a> {
             file,
             path,
             at: 0,
-            // Longer than what is read, so that an aligned part of it can be.
-            block: vec![0; BLOCK_BYTES + ALIGNMENT],
+            block: AlignedBuffer::zeroed(BLOCK_BYTES),
             kept: Vec::new(),
             ended: false,
         }
@@ -166,13 +163,9 @@ impl<'a> BlockReader<'a> {
         pace: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool, ReadError> {
         while self.kept.len() < wanted && !self.ended {
-            let skip = self.block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-            let block = &mut self.block[skip..skip + BLOCK_BYTES];
-            let read = self
-                .file
-                .read_at(block, self.at)
-                .or_read("read", self.path)?;
-            self.kept.extend_from_slice(&block[..read]);
+            let read = self.file.read_at(&mut self.block, self.at);
+            let read = read.or_read("read", self.path)?;
+            self.kept.extend_from_slice(&self.block[..read]);
             self.at += read as u64;
             self.ended = read < BLOCK_BYTES;
             if !pace(read) {

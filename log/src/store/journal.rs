@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ottla_model::{Offset, TopicIdPartition};
@@ -18,6 +18,9 @@ use crate::queue::Taken;
 use crate::shared::{Group, Queued, Shared};
 use crate::wal::{Wal, WalPosition};
 
+/// After so long without a change the journal gives back the memory that it writes from.
+const IDLE: Duration = Duration::from_secs(1);
+
 pub(super) struct Journal {
     pub shared: Arc<Shared>,
     pub wal: Wal,
@@ -29,16 +32,18 @@ impl Journal {
     /// Runs until the store closes or fails. Gives the write-ahead log back if it is intact.
     pub fn run(mut self) -> Option<Wal> {
         loop {
-            let taken = self
-                .shared
-                .journal
-                .take(self.shared.config.group_bytes_max, None);
+            let patience = self.wal.has_memory_to_give().then_some(IDLE);
+            let group_bytes_max = self.shared.config.group_bytes_max;
+            let taken = self.shared.journal.take(group_bytes_max, patience);
             if self.shared.failure().is_some() {
                 return self.tell_failure();
             }
             let done = match taken {
                 Taken::Closed => return Some(self.wal),
-                Taken::Nothing => self.trim(),
+                Taken::Nothing => {
+                    self.wal.give_memory_back();
+                    self.trim()
+                }
                 Taken::Items(items) => self.trim().and_then(|()| self.commit(items)),
             };
             if let Err(error) = done {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WalFile;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{BLOCK_BYTES, Disk, OpenMode};
 use crate::error::{IoContext as _, LogError};
 
 const ID_MAGIC: u32 = 0x4f54_5749;
@@ -50,6 +50,19 @@ pub(super) fn open(
 }
 
 impl WalFile {
+    /// The same file, to be written in whole blocks, past the cache where that can be.
+    pub fn past_cache(self, disk: &Arc<dyn Disk>) -> Result<WalFile, LogError> {
+        let path = &self.path;
+        let file = disk.open(path, OpenMode::WritePastCache);
+        let file = file.or_log("open", path)?;
+        Ok(WalFile { file, ..self })
+    }
+
+    /// Where its whole blocks end. Files are created with whole blocks only.
+    pub fn room(&self) -> u64 {
+        self.size - self.size % BLOCK_BYTES as u64
+    }
+
     /// Makes a shorter file so long, durably.
     pub fn extend(&mut self, size: u64) -> Result<(), LogError> {
         if self.size < size {
@@ -72,7 +85,7 @@ pub(super) fn create(
     let mut file = open(disk, dir, number, OpenMode::Create)?;
     file.extend(size)?;
     disk.sync_dir(dir).or_log("sync", dir)?;
-    Ok(file)
+    file.past_cache(disk)
 }
 
 pub(super) fn id_path(dir: &Path) -> PathBuf {

@@ -5,6 +5,7 @@
 //! or sync that fails is final, because after it nobody can tell what is on disk. What frames mean,
 //! and when they are no longer needed, is the owner's business.
 
+mod block_writer;
 mod files;
 mod frame;
 mod open;
@@ -15,9 +16,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
+use block_writer::BlockWriter;
 use frame::{FrameHeader, frame_bytes, io_parts};
 use spares::Spares;
 
@@ -28,8 +30,8 @@ pub struct WalPosition(pub u64);
 /// What a write-ahead log is opened with.
 #[derive(Debug, Clone, Copy)]
 pub struct WalConfig {
-    /// The size of one file, in bytes. Bounds the size of one payload. May differ from one start
-    /// to the next.
+    /// The size of one file, in bytes; made up to whole blocks of 4 KiB. Bounds the size of one
+    /// payload. May differ from one start to the next.
     pub file_bytes: u64,
     /// How many files are kept at most to go on to: some that are no longer needed, to be written
     /// over, or one that was prepared ahead.
@@ -96,6 +98,7 @@ pub struct Wal {
     end: u64,
     synced: u64,
     last_crc: u32,
+    writer: BlockWriter,
     failed: Option<Arc<LogError>>,
 }
 
@@ -137,6 +140,11 @@ impl Wal {
             "a file of {} bytes is no use",
             config.file_bytes
         );
+        let file_bytes = config.file_bytes.next_multiple_of(BLOCK_BYTES as u64);
+        let config = WalConfig {
+            file_bytes,
+            ..config
+        };
         open::open(disk, dir, config, visit)
     }
 
@@ -157,8 +165,8 @@ impl Wal {
         WalPosition(position.0 + frame_bytes(payload_bytes))
     }
 
-    /// Appends each payload, given as parts, as one frame, with one write as long as they fit in
-    /// the current file. They are durable after the next [`Wal::sync`]. Returns the place of the
+    /// Appends each payload, given as parts, as one frame, with one write for each MiB as long as
+    /// they fit in the current file. They are durable after the next [`Wal::sync`]. Returns the place of the
     /// first; the others follow without a gap.
     ///
     /// # Errors
@@ -236,6 +244,16 @@ impl Wal {
         self.end - self.files[0].base
     }
 
+    /// Whether it holds memory for appends that an idle log need not hold.
+    pub fn has_memory_to_give(&self) -> bool {
+        self.writer.has_memory_to_give()
+    }
+
+    /// Gives that memory back; the next append takes what it needs.
+    pub fn give_memory_back(&mut self) {
+        self.writer.give_memory_back();
+    }
+
     fn current(&self) -> &WalFile {
         &self.files[self.files.len() - 1]
     }
@@ -259,7 +277,8 @@ impl Wal {
 
     /// How many of the payloads, from the first, fit in the current file.
     fn count_fitting(&self, payloads: &[&[Bytes]]) -> usize {
-        let mut room = self.current().base + self.current().size - self.end;
+        let current = self.current();
+        let mut room = (current.base + current.room()).saturating_sub(self.end);
         payloads
             .iter()
             .take_while(|payload| {
@@ -289,11 +308,10 @@ impl Wal {
             previous = header.crc;
             position += frame_bytes(length);
         }
-        let current = self.current();
+        let current = &self.files[self.files.len() - 1];
         let parts = io_parts(&headers, payloads);
-        current
-            .file
-            .write_at(&parts, self.end - current.base)
+        self.writer
+            .append(&*current.file, self.end - current.base, &parts)
             .or_log("write", &current.path)?;
         self.last_crc = previous;
         self.end = position;
@@ -325,6 +343,7 @@ impl Wal {
             }
         };
         file.base = self.end;
+        self.writer.begin_file();
         self.asked_for_next = false;
         self.files.push(file);
         Ok(())

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::block_writer::BlockWriter;
 use super::files;
 use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
 use super::spares::Spares;
@@ -69,10 +70,19 @@ pub(super) fn open(
     }
     reader.write_again()?;
     let mut wal_files = reader.live;
-    match wal_files.last_mut() {
-        Some(current) => current.extend(config.file_bytes)?,
-        None => wal_files.push(files::create(&disk, dir, 1, config.file_bytes)?),
-    }
+    let (current, writer) = match wal_files.pop() {
+        Some(mut current) => {
+            let written = (reader.end - current.base) as usize;
+            let writer = BlockWriter::behind(&reader.last_bytes[..written]);
+            current.extend(config.file_bytes)?;
+            (current.past_cache(&disk)?, writer)
+        }
+        None => {
+            let first = files::create(&disk, dir, 1, config.file_bytes)?;
+            (first, BlockWriter::behind(&[]))
+        }
+    };
+    wal_files.push(current);
     let last_number = numbers.last().copied().unwrap_or(1);
     let ready = fitting(&disk, config, reader.unused)?;
     // What was removed must not come back once there are files behind it, and what will be used
@@ -89,6 +99,7 @@ pub(super) fn open(
         end: reader.end,
         synced: reader.end,
         last_crc: reader.last_crc.unwrap_or(0),
+        writer,
         failed: None,
     })
 }
@@ -102,7 +113,7 @@ fn fitting(
     let mut ready = VecDeque::new();
     for file in unused {
         if file.size == config.file_bytes && ready.len() < config.spare_files {
-            ready.push_back(file);
+            ready.push_back(file.past_cache(disk)?);
         } else {
             disk.unlink(&file.path).or_log("remove", &file.path)?;
         }

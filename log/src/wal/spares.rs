@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::files::{self, file_path};
 use super::{Preparing, WalConfig, WalFile};
-use crate::disk::{Disk, OpenMode, is_want_of_room};
+use crate::disk::{AlignedBuffer, Disk, OpenMode, is_want_of_room};
 use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
 
@@ -308,7 +308,7 @@ impl Inner {
             match self.disk.rename(&old, &new) {
                 Ok(()) => {
                     self.sync_names()?;
-                    return files::open(&self.disk, &self.dir, number, OpenMode::Existing)
+                    return files::open(&self.disk, &self.dir, number, OpenMode::WritePastCache)
                         .map(Some);
                 }
                 Err(error) if is_want_of_room(&error) => {}
@@ -352,10 +352,11 @@ impl Inner {
 
     fn create_filled(&self, number: u64) -> Result<Option<WalFile>, LogError> {
         let mut file = files::open(&self.disk, &self.dir, number, OpenMode::CreateEmpty)?;
-        let path = &file.path;
         let allocated = file.file.allocate(self.file_bytes);
-        allocated.or_log("allocate", path)?;
-        let zeros = vec![0; FILL_BYTES.min(self.file_bytes as usize)];
+        allocated.or_log("allocate", &file.path)?;
+        file = file.past_cache(&self.disk)?;
+        let path = &file.path;
+        let zeros = AlignedBuffer::zeroed(FILL_BYTES.min(self.file_bytes as usize));
         let mut filled = 0;
         // Space that was never written costs the sync of an append more. But an append that waits
         // for this file waits longer for zeros.

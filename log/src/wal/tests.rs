@@ -244,6 +244,85 @@ fn files_of_another_size_are_read_and_new_ones_have_the_new_size() {
     assert_eq!(read, expected);
 }
 
+#[test]
+fn a_file_that_ends_within_a_block_is_used_up_to_its_last_whole_one() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    let mut expected = vec![payload(0, 100)];
+    append(&mut wal, &expected).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let path = files::file_path(Path::new(DIR), 1);
+    let file = disk.open(&path, OpenMode::Existing).unwrap();
+    file.set_len(6000).unwrap();
+    file.sync_data().unwrap();
+    let odd = WalConfig {
+        file_bytes: 4097,
+        ..config()
+    };
+    let sim: Arc<dyn Disk> = Arc::new(disk.clone());
+    for life in 0..3 {
+        let (mut wal, frames) = Wal::open(sim.clone(), Path::new(DIR), odd).unwrap();
+        assert_eq!(wal.payload_bytes_max(), 8192 - 48);
+        let frames: Vec<_> = frames.into_iter().map(|frame| frame.payload).collect();
+        assert_eq!(frames, expected, "life {life}");
+        let more: Vec<_> = (0..5).map(|n| payload(n, 1900)).collect();
+        append(&mut wal, &more).unwrap();
+        wal.sync().unwrap();
+        expected.extend(more);
+    }
+    for entry in disk.list(Path::new(DIR)).unwrap() {
+        let file = disk.open(&Path::new(DIR).join(&entry.name), OpenMode::Existing);
+        let size = file.unwrap().size().unwrap();
+        assert!(size == 16 || size == 8192, "{entry:?} of {size} bytes");
+    }
+}
+
+#[test]
+fn appends_of_any_size_are_written_from_memory_that_has_a_bound_and_is_given_back() {
+    let disk = SimDisk::new();
+    let config = WalConfig {
+        file_bytes: 16 << 20,
+        ..config()
+    };
+    let sim: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut wal, _) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
+    assert!(!wal.has_memory_to_give());
+    let mut random = crate::disk::Random(7);
+    let mut expected = Vec::new();
+    let sizes = [1, 4, 100, 4050, 4056, 5000, 100_000, 1 << 20, 3 << 20];
+    for number in 0..40 {
+        let group: Vec<_> = (0..random.between(1, 3))
+            .map(|n| payload(number * 10 + n as u64, sizes[random.below(sizes.len())]))
+            .collect();
+        let bytes: usize = group.iter().map(Bytes::len).sum();
+        let calls = calls_during(&disk, || {
+            append(&mut wal, &group).unwrap();
+        });
+        let writes = calls.iter().filter(|call| **call == Call::Write).count();
+        assert!(writes <= bytes / (1 << 20) + 3, "{writes} of {bytes} bytes");
+        wal.sync().unwrap();
+        expected.extend(group);
+        if number % 7 == 0 {
+            wal.give_memory_back();
+            assert!(!wal.has_memory_to_give());
+        }
+        if number % 10 == 9 {
+            let (opened, frames) = Wal::open(sim.clone(), Path::new(DIR), config).unwrap();
+            wal = opened;
+            let frames: Vec<_> = frames.into_iter().map(|frame| frame.payload).collect();
+            assert!(frames == expected, "after group {number}");
+        }
+    }
+    append(&mut wal, &[payload(0, 3 << 20)]).unwrap();
+    assert!(wal.has_memory_to_give());
+    for number in 0..600 {
+        append(&mut wal, &[payload(number, 8)]).unwrap();
+    }
+    assert!(!wal.has_memory_to_give(), "small appends need little");
+    wal.sync().unwrap();
+}
+
 /// A file that goes must be filled with zeros when it is needed again.
 #[test]
 fn more_than_two_spares_are_kept_where_there_is_plenty_of_room() {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::aligned::{check_aligned, check_all_aligned};
 use super::{DirEntry, Disk, DiskFile, OpenMode};
 pub use faults::{Call, Fault, Hold, Operation};
 use file::{Change, FileNode};
@@ -192,7 +193,7 @@ impl Disk for SimDisk {
         let mut state = self.enter(Call::Open, path)?;
         let place = state.find_parent(path)?;
         let found = state.names(place.0)?.get(&place.1).copied();
-        if found.is_none() && matches!(mode, OpenMode::Existing | OpenMode::PastCache) {
+        if found.is_none() && mode.needs_the_file() {
             return Err(not_found());
         }
         if found.is_some_and(|node| state.is_dir(node)) {
@@ -210,6 +211,7 @@ impl Disk for SimDisk {
             path: path.to_owned(),
             node,
             life,
+            aligned: mode.goes_past_cache(),
         };
         let emptied = if mode == OpenMode::CreateEmpty && found.is_some() {
             state.change_file(&file, Call::SetLen, Change::SetLen(0))
@@ -332,6 +334,8 @@ struct SimFile {
     path: PathBuf,
     node: u64,
     life: u64,
+    /// It was opened to be used past the cache.
+    aligned: bool,
 }
 
 impl Drop for SimFile {
@@ -356,6 +360,9 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.aligned {
+            check_aligned(buffer, offset)?;
+        }
         let mut state = self.enter(Call::Read)?;
         state.file(self)?;
         state.check_fault(Call::Read, &self.path)?;
@@ -367,6 +374,9 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if self.aligned {
+            check_all_aligned(parts, offset)?;
+        }
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let bytes = bytes.into();
         let mut state = self.enter(Call::Write)?;
