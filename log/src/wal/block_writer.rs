@@ -13,8 +13,9 @@ use crate::disk::{AlignedBuffer, BLOCK_BYTES, DiskFile};
 
 /// What an idle log keeps: enough for a small append on either side of a block's end.
 const BYTES_IDLE: usize = 2 * BLOCK_BYTES;
-/// The most memory that is taken; more bytes are written in several writes.
-const BYTES_MAX: usize = 1024 * 1024;
+/// The most memory that is taken: room for a batch of 1 MiB with what stands around it. More bytes
+/// are written in several writes.
+const BYTES_MAX: usize = (1024 + 64) * 1024;
 /// After so many appends it is seen how much memory they needed.
 const APPENDS_PER_LOOK: u32 = 256;
 
@@ -22,8 +23,10 @@ const APPENDS_PER_LOOK: u32 = 256;
 #[derive(Debug)]
 pub(super) struct BlockWriter {
     buffer: AlignedBuffer,
-    /// So many bytes of the log's last block, from its beginning, stand in the buffer.
-    kept: usize,
+    /// So many bytes of it hold what is in the log: between appends, what is in its last block.
+    filled: usize,
+    /// The place in the file of what the buffer holds.
+    block: u64,
     appends: u32,
     /// The most that any append needed since the last look.
     needed: usize,
@@ -37,7 +40,8 @@ impl BlockWriter {
         buffer[..kept].copy_from_slice(&written[written.len() - kept..]);
         BlockWriter {
             buffer,
-            kept,
+            filled: kept,
+            block: 0,
             appends: 0,
             needed: 0,
         }
@@ -45,44 +49,45 @@ impl BlockWriter {
 
     /// The log goes on at the beginning of another file.
     pub fn begin_file(&mut self) {
-        self.kept = 0;
+        self.filled = 0;
     }
 
-    /// Writes all parts, one after the other, from `end`, which is where the last append ended.
-    pub fn append(
-        &mut self,
-        file: &dyn DiskFile,
-        end: u64,
-        parts: &[IoSlice<'_>],
-    ) -> io::Result<()> {
-        let mut block = end - self.kept as u64;
+    /// An append begins where the last one ended, at `end` in the file, with so many bytes in all.
+    pub fn begin(&mut self, end: u64, bytes: usize) {
+        self.block = end - self.filled as u64;
         assert!(
-            block.is_multiple_of(BLOCK_BYTES as u64),
+            self.block.is_multiple_of(BLOCK_BYTES as u64),
             "{} bytes are kept of the block with the log's end at {end}",
-            self.kept
+            self.filled
         );
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        self.make_room_for(self.kept + bytes);
-        let mut filled = self.kept;
-        for part in parts {
-            let mut rest = &part[..];
-            while !rest.is_empty() {
-                if filled == self.buffer.len() {
-                    file.write_at(&[IoSlice::new(&self.buffer)], block)?;
-                    block += filled as u64;
-                    filled = 0;
-                }
-                let (fitting, behind) = rest.split_at(rest.len().min(self.buffer.len() - filled));
-                self.buffer[filled..filled + fitting.len()].copy_from_slice(fitting);
-                filled += fitting.len();
-                rest = behind;
+        self.make_room_for(self.filled + bytes);
+    }
+
+    /// Takes the next bytes of the append; writes when there is no room for more.
+    pub fn push(&mut self, file: &dyn DiskFile, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.filled == self.buffer.len() {
+                file.write_at(&[IoSlice::new(&self.buffer)], self.block)?;
+                self.block += self.filled as u64;
+                self.filled = 0;
             }
+            let room = self.buffer.len() - self.filled;
+            let (fitting, rest) = bytes.split_at(bytes.len().min(room));
+            self.buffer[self.filled..self.filled + fitting.len()].copy_from_slice(fitting);
+            self.filled += fitting.len();
+            bytes = rest;
         }
-        let whole = filled.next_multiple_of(BLOCK_BYTES);
-        self.buffer[filled..whole].fill(0);
-        file.write_at(&[IoSlice::new(&self.buffer[..whole])], block)?;
-        self.kept = filled % BLOCK_BYTES;
-        self.buffer.copy_within(filled - self.kept..filled, 0);
+        Ok(())
+    }
+
+    /// Writes what was not written yet of the append.
+    pub fn finish(&mut self, file: &dyn DiskFile) -> io::Result<()> {
+        let whole = self.filled.next_multiple_of(BLOCK_BYTES);
+        self.buffer[self.filled..whole].fill(0);
+        file.write_at(&[IoSlice::new(&self.buffer[..whole])], self.block)?;
+        let kept = self.filled % BLOCK_BYTES;
+        self.buffer.copy_within(self.filled - kept..self.filled, 0);
+        self.filled = kept;
         Ok(())
     }
 
@@ -99,7 +104,7 @@ impl BlockWriter {
     /// Takes more memory if an append of so many bytes can use it, and gives some back if none has
     /// for long.
     fn make_room_for(&mut self, bytes: usize) {
-        let useful = bytes.clamp(BYTES_IDLE, BYTES_MAX).next_power_of_two();
+        let useful = bytes.max(BYTES_IDLE).next_power_of_two().min(BYTES_MAX);
         self.needed = self.needed.max(useful);
         self.appends += 1;
         if self.appends >= APPENDS_PER_LOOK {
@@ -113,7 +118,7 @@ impl BlockWriter {
     fn resize(&mut self, bytes: usize) {
         if bytes != self.buffer.len() {
             let mut buffer = AlignedBuffer::zeroed(bytes);
-            buffer[..self.kept].copy_from_slice(&self.buffer[..self.kept]);
+            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = buffer;
         }
     }

@@ -17,8 +17,6 @@
 //! position tells a torn tail from damage: a valid frame that was written when a bad one was
 //! already synced proves damage.
 
-use std::io::IoSlice;
-
 use bytes::Bytes;
 
 pub(super) const FRAME_HEADER_BYTES: usize = 40;
@@ -40,6 +38,12 @@ pub(super) struct FrameHeader {
 /// The bytes a frame with such a payload takes in a file.
 pub(super) fn frame_bytes(payload: usize) -> u64 {
     (FRAME_HEADER_BYTES + payload).next_multiple_of(ALIGNMENT) as u64
+}
+
+/// The zeros behind a payload of so many bytes.
+pub(super) fn padding(payload: usize) -> &'static [u8] {
+    let bytes = frame_bytes(payload) as usize - FRAME_HEADER_BYTES - payload;
+    &ZEROS[..bytes]
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -97,24 +101,6 @@ impl FrameHeader {
         let covered = end.and_then(|end| bytes.get(at + 8..end));
         covered.is_some_and(|covered| crc32c::crc32c(covered) == self.crc)
     }
-}
-
-/// The parts of a write of whole frames, in order.
-pub(super) fn io_parts<'a>(
-    headers: &'a [[u8; FRAME_HEADER_BYTES]],
-    payloads: &'a [&'a [Bytes]],
-) -> Vec<IoSlice<'a>> {
-    let mut parts = Vec::with_capacity(payloads.len() * 4);
-    for (header, payload) in headers.iter().zip(payloads) {
-        let length: usize = payload.iter().map(Bytes::len).sum();
-        let padding = frame_bytes(length) as usize - FRAME_HEADER_BYTES - length;
-        parts.push(IoSlice::new(header));
-        parts.extend(payload.iter().map(|part| IoSlice::new(part)));
-        if padding > 0 {
-            parts.push(IoSlice::new(&ZEROS[..padding]));
-        }
-    }
-    parts
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod frame;
 mod open;
 mod spares;
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
 use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
 use block_writer::BlockWriter;
-use frame::{FrameHeader, frame_bytes, io_parts};
+use frame::{FrameHeader, frame_bytes, padding};
 use spares::Spares;
 
 /// A place in a write-ahead log, in bytes since its creation. Never falls, never repeats.
@@ -291,9 +292,14 @@ impl Wal {
     }
 
     fn write(&mut self, payloads: &[&[Bytes]]) -> Result<(), LogError> {
-        let mut headers = Vec::with_capacity(payloads.len());
+        let current = &self.files[self.files.len() - 1];
         let mut position = self.end;
         let mut previous = self.last_crc;
+        let bytes = payloads
+            .iter()
+            .map(|payload| frame_bytes(payload_bytes(payload)));
+        self.writer
+            .begin(self.end - current.base, bytes.sum::<u64>() as usize);
         for payload in payloads {
             let length = payload_bytes(payload);
             let mut header = FrameHeader {
@@ -304,15 +310,21 @@ impl Wal {
                 position,
                 synced: self.synced,
             };
-            headers.push(header.encode(payload));
+            let encoded = header.encode(payload);
+            // Copied while the checksum has it near the CPU.
+            let parts = payload.iter().map(|part| &part[..]);
+            for part in iter::once(&encoded[..])
+                .chain(parts)
+                .chain([padding(length)])
+            {
+                let pushed = self.writer.push(&*current.file, part);
+                pushed.or_log("write", &current.path)?;
+            }
             previous = header.crc;
             position += frame_bytes(length);
         }
-        let current = &self.files[self.files.len() - 1];
-        let parts = io_parts(&headers, payloads);
-        self.writer
-            .append(&*current.file, self.end - current.base, &parts)
-            .or_log("write", &current.path)?;
+        let written = self.writer.finish(&*current.file);
+        written.or_log("write", &current.path)?;
         self.last_crc = previous;
         self.end = position;
         // An idle log needs no second file, and a busy one has time until the rest is written.
