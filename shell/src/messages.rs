@@ -98,7 +98,7 @@ impl<M: Message + Default> Messages<M> {
         let length = u32::from_be_bytes(length) as usize;
         if length > self.limit {
             let text = format!(
-                "a message has {length} bytes; at most {} are taken",
+                "the message is too large: {length} bytes; at most {} are taken",
                 self.limit
             );
             return Err(Status::out_of_range(text));
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(error.code(), Code::OutOfRange);
         assert_eq!(
             error.message(),
-            "a message has 101 bytes; at most 100 are taken"
+            "the message is too large: 101 bytes; at most 100 are taken"
         );
 
         let mut packed = messages(vec![Bytes::from_static(&[1, 0, 0, 0, 1, 0])], None);
