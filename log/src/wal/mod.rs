@@ -167,8 +167,8 @@ impl Wal {
     }
 
     /// Appends each payload, given as parts, as one frame, with one write for each MiB as long as
-    /// they fit in the current file. They are durable after the next [`Wal::sync`]. Returns the place of the
-    /// first; the others follow without a gap.
+    /// they fit in the current file. They are durable after the next [`Wal::sync`]. Returns the
+    /// place of the first; the others follow without a gap.
     ///
     /// # Errors
     /// [`LogError::TooLarge`] changes nothing. Any other error is final.
