@@ -4,8 +4,7 @@
 //! A write begins with the block that the log ended in, whose first bytes are kept, and its last
 //! block is filled up with zeros, which are no frame. So the block with the log's end is written
 //! again, with the frames in it that are synced already, as the page cache writes a page again:
-//! should the disk tear a block it was asked to write as a whole, they are lost with it, either
-//! way.
+//! should the disk tear a block it was asked to write as a whole, they are lost with it either way.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
