@@ -203,6 +203,9 @@ class Ottla(System):
                       min(partitions, count + self.AT_ONCE), "--bootstrap", self.bootstrap,
                       "--timeout", "300s")
 
+    def delete_topic(self, topic):
+        self.call(self.program, "topic", "delete", topic, "--yes", "--bootstrap", self.bootstrap)
+
     def bench(self, bench, topic, *options):
         out = self.call(self.program, "bench", bench, topic, "--bootstrap", self.bootstrap,
                         "-o", "json", "--timeout", f"{PATIENCE}s", *options)
@@ -306,6 +309,10 @@ class Kafka(System):
                              self.bootstrap, "--create", "--topic", topic, "--partitions",
                              partitions, "--replication-factor", min(3, len(self.nodes)), *options))
 
+    def delete_topic(self, topic):
+        self.call(*self.java("org.apache.kafka.tools.TopicCommand", "--bootstrap-server",
+                             self.bootstrap, "--delete", "--topic", topic))
+
     def load(self, bench, topic, **options):
         pairs = [f"{key.replace('_', '-')}={value}" for key, value in options.items()
                  if value is not None]
@@ -397,6 +404,9 @@ class Nats(System):
     def create_topic(self, topic, partitions, **_configs):
         self.streams = partitions
         self.load("create", topic)
+
+    def delete_topic(self, topic):
+        """Nothing: what it writes in a turn fits on the disk."""
 
     def load(self, bench, topic, **options):
         flags = [f"-{key.replace('_', '-')}={value}" for key, value in options.items()

@@ -2,17 +2,22 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// A part smaller than this is copied out of its piece, which would otherwise stay in memory as
 /// long as the part.
 const VIEWED_BYTES_MIN: usize = 16 * 1024;
+/// Smaller pieces are gathered in one place: a peer that sends a byte at a time must not take forty
+/// for each.
+const PIECE_BYTES_MIN: usize = 4 * 1024;
 
 /// Bytes behind each other that are not in one place. A part that makes up half of its piece or
 /// more is taken without a copy; what is kept of it keeps at most as much again in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Rope {
     pieces: VecDeque<Piece>,
+    /// Small pieces, behind all others.
+    gathered: BytesMut,
     bytes: usize,
 }
 
@@ -25,14 +30,20 @@ struct Piece {
 
 impl Rope {
     pub fn push(&mut self, piece: Bytes) {
-        if piece.is_empty() {
+        self.bytes += piece.len();
+        if piece.len() < PIECE_BYTES_MIN {
+            self.gathered.extend_from_slice(&piece);
             return;
         }
-        self.bytes += piece.len();
-        self.pieces.push_back(Piece {
-            whole: piece.len(),
-            rest: piece,
-        });
+        let gathered = self.gathered.split().freeze();
+        for piece in [gathered, piece] {
+            if !piece.is_empty() {
+                self.pieces.push_back(Piece {
+                    whole: piece.len(),
+                    rest: piece,
+                });
+            }
+        }
     }
 
     /// The first bytes, if there are so many.
@@ -42,6 +53,7 @@ impl Rope {
         }
         let mut out = [0; N];
         let bytes = self.pieces.iter().flat_map(|piece| piece.rest.iter());
+        let bytes = bytes.chain(self.gathered.iter());
         out.iter_mut()
             .zip(bytes)
             .for_each(|(out, byte)| *out = *byte);
@@ -55,7 +67,8 @@ impl Buf for Rope {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| &piece.rest)
+        let first = self.pieces.front();
+        first.map_or(&self.gathered[..], |piece| &piece.rest)
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -69,6 +82,7 @@ impl Buf for Rope {
             count -= front.rest.len();
             self.pieces.pop_front();
         }
+        self.gathered.advance(count);
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
@@ -116,6 +130,22 @@ mod tests {
         assert_eq!(&rope.copy_to_bytes(2)[..], b"ef");
         assert!(!rope.has_remaining());
         assert_eq!(rope.chunk(), b"");
+    }
+
+    #[test]
+    fn small_pieces_are_gathered_and_stay_in_their_place() {
+        let large = vec![9; PIECE_BYTES_MIN];
+        let mut parts: Vec<Vec<u8>> = (0..200).map(|byte| vec![byte]).collect();
+        parts.insert(100, large.clone());
+        parts.push(large);
+        let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+        let mut rope = rope(&parts);
+        assert_eq!(rope.pieces.len(), 4);
+        rope.push(Bytes::from_static(b"end"));
+        let whole = [parts.concat(), b"end".to_vec()].concat();
+        assert_eq!(rope.peek(), Some([0, 1, 2, 3, 4]));
+        assert_eq!(rope.copy_to_bytes(whole.len())[..], whole);
+        assert_eq!((rope.remaining(), rope.chunk()), (0, &[][..]));
     }
 
     #[test]
