@@ -4,6 +4,7 @@ neighbours behave, and how a process is kept from syncing."""
 import ctypes
 import os
 import platform
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -39,6 +40,13 @@ def evict(folder):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def wait_for_room(folder, needed, seconds):
+    """Waits until so many bytes are free, at most for so long."""
+    deadline = time.monotonic() + seconds
+    while shutil.disk_usage(folder).free < needed and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def fill_page_cache(folder):

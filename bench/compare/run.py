@@ -5,7 +5,7 @@ was measured into docs/benchmarks.md and docs/img/.
     bench/compare/run.py [--quick] [--rounds 3] [--only GROUP[,GROUP]] [--data DIR]
 
 Needs a release build of ottla (`cargo build --release`), Java 17 or newer with Maven, Go, and about
-40 GiB of free disk (4 GiB with --quick); the peers are fetched from public registries the first
+60 GiB of free disk (4 GiB with --quick); the peers are fetched from public registries the first
 time."""
 
 import argparse

@@ -135,7 +135,7 @@ fn add_writers(
 ) -> anyhow::Result<()> {
     for writer in 0..writing.writers {
         let shared = write::Shared {
-            topic: scene.settings.topic.clone(),
+            topic: scene.settings.topic.as_str().into(),
             run,
             meter: Arc::clone(&meters.acknowledged),
             sent: Arc::clone(&meters.sent),

@@ -67,7 +67,9 @@ pub(super) struct Accumulator {
     ready: BTreeSet<TopicIdPartition>,
     /// When the open batches have lingered long enough.
     lingering: BTreeSet<(Instant, TopicIdPartition)>,
-    sticky: HashMap<TopicId, PartitionIndex>,
+    sticky: BTreeMap<TopicId, PartitionIndex>,
+    /// How large the batch was that was closed last: the next ones are likely to be.
+    usual_bytes: usize,
     /// All batches that are not complete, sent ones among them.
     incomplete: BTreeMap<u64, Arc<Completion>>,
     next_number: u64,
@@ -88,7 +90,8 @@ impl Accumulator {
             partitions: HashMap::new(),
             ready: BTreeSet::new(),
             lingering: BTreeSet::new(),
-            sticky: HashMap::new(),
+            sticky: BTreeMap::new(),
+            usual_bytes: 0,
             incomplete: BTreeMap::new(),
             next_number: 0,
             random: seed | 1,
@@ -119,10 +122,11 @@ impl Accumulator {
         Some(index)
     }
 
-    /// Adds a record that takes `reserved` bytes of the buffer.
+    /// Adds a record that takes `reserved` bytes of the buffer. The time is asked for only when a
+    /// batch is opened.
     pub(super) fn append(
         &mut self,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         to: TopicIdPartition,
         record: &NewRecord<'_>,
         reserved: usize,
@@ -134,11 +138,11 @@ impl Accumulator {
         });
         if !fits {
             self.close_open(to);
-            self.open(now, to);
+            self.open(now(), to);
             wake = true;
         }
-        let queue = self.partitions.entry(to).or_default();
-        let Some(batch) = queue.back_mut() else {
+        let open = self.partitions.get_mut(&to).and_then(VecDeque::back_mut);
+        let Some(batch) = open else {
             return Err(BuildError::Empty);
         };
         let index = batch.builder.record_count() as u32;
@@ -240,7 +244,7 @@ impl Accumulator {
             .or_default()
             .push_back(PendingBatch {
                 number,
-                builder: BatchBuilder::new(self.compression),
+                builder: BatchBuilder::with_room(self.compression, self.usual_bytes),
                 created: now,
                 completion,
                 reserved: 0,
@@ -257,6 +261,7 @@ impl Accumulator {
             return false;
         }
         batch.closed = true;
+        self.usual_bytes = batch.builder.uncompressed_bytes().min(self.batch_bytes);
         let lingers = (batch.created + self.linger, of);
         self.lingering.remove(&lingers);
         self.unstick(of);
@@ -271,6 +276,7 @@ impl Accumulator {
             self.partitions.remove(&from);
         }
         if !batch.closed {
+            self.usual_bytes = batch.builder.uncompressed_bytes().min(self.batch_bytes);
             self.lingering.remove(&(batch.created + self.linger, from));
             self.unstick(from);
         }
@@ -343,7 +349,7 @@ mod tests {
             value: Some(&value),
             ..NewRecord::default()
         };
-        acc.append(now, partition(index), &record, bytes + 20)
+        acc.append(|| now, partition(index), &record, bytes + 20)
             .unwrap()
     }
 

@@ -48,12 +48,19 @@ impl Buffer {
         }
     }
 
+    /// Takes room for a record if there is some. False as well if the producer is closed.
+    pub(super) fn try_reserve(&self, bytes: usize) -> bool {
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let permit = self.room.try_acquire_many(permits);
+        permit.map(|permit| permit.forget()).is_ok()
+    }
+
     pub(super) fn give_back(&self, bytes: usize) {
         self.room.add_permits(bytes);
     }
 
-    pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut Accumulator, Instant) -> T) -> T {
-        use_it(&mut self.accumulator.lock(), self.now())
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut Accumulator) -> T) -> T {
+        use_it(&mut self.accumulator.lock())
     }
 
     /// Tells the driver to look.

@@ -50,7 +50,8 @@ pub type RecordHeader = ottla_model::batch::Header;
 /// A record to be written.
 #[derive(Debug, Clone, Default)]
 pub struct ProducerRecord {
-    pub topic: String,
+    /// The name. Shared, so that many records of one topic can be made without a copy of it.
+    pub topic: Arc<str>,
     /// `None`: by key as Kafka's clients do, and without key whichever suits.
     pub partition: Option<PartitionIndex>,
     pub key: Option<Bytes>,
@@ -62,7 +63,7 @@ pub struct ProducerRecord {
 }
 
 impl ProducerRecord {
-    pub fn new(topic: impl Into<String>, value: impl Into<Bytes>) -> ProducerRecord {
+    pub fn new(topic: impl Into<Arc<str>>, value: impl Into<Bytes>) -> ProducerRecord {
         ProducerRecord {
             topic: topic.into(),
             value: Some(value.into()),
@@ -195,6 +196,10 @@ impl Producer {
     }
 
     async fn reserve(&self, size: usize) -> Result<(), ProduceError> {
+        // Almost always there is room, and no clock to be asked.
+        if self.shared.buffer.try_reserve(size) {
+            return Ok(());
+        }
         let limit = self.shared.config.delivery_timeout;
         match timeout(limit, self.shared.buffer.reserve(size)).await {
             Ok(true) => Ok(()),
@@ -226,7 +231,9 @@ impl Producer {
             value: record.value.as_deref(),
             headers: &headers,
         };
-        let appended = self.shared.buffer.with(|accumulator, now| {
+        let buffer = &self.shared.buffer;
+        let now = || buffer.now();
+        let appended = buffer.with(|accumulator| {
             let partition = choose_partition(accumulator, topic, record)?;
             let to = TopicIdPartition::new(topic.id, partition);
             accumulator.append(now, to, &new, size).map_err(|error| {
@@ -235,7 +242,7 @@ impl Producer {
             })
         })?;
         if appended.wake {
-            self.shared.buffer.wake();
+            buffer.wake();
         }
         Ok(DeliveryFuture::new(appended.completion, appended.index))
     }
@@ -243,10 +250,7 @@ impl Producer {
     /// Sends all open batches now and waits until every record handed over before has its outcome,
     /// which the delivery timeout bounds.
     pub async fn flush(&self) {
-        let incomplete = self
-            .shared
-            .buffer
-            .with(|accumulator, _| accumulator.flush());
+        let incomplete = self.shared.buffer.with(Accumulator::flush);
         self.shared.buffer.wake();
         for completion in incomplete {
             completion.done().await;

@@ -48,9 +48,16 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     pub fn new(compression: Compression) -> BatchBuilder {
+        BatchBuilder::with_room(compression, HEADER_BYTES)
+    }
+
+    /// With memory for a batch of so many bytes, uncompressed, so that it need not grow.
+    pub fn with_room(compression: Compression, bytes: usize) -> BatchBuilder {
+        let mut room = Vec::with_capacity(bytes.max(HEADER_BYTES));
+        room.resize(HEADER_BYTES, 0);
         BatchBuilder {
             compression,
-            bytes: vec![0; HEADER_BYTES],
+            bytes: room,
             count: 0,
             base_timestamp: TimestampMs::NONE,
             max_timestamp: TimestampMs::NONE,

@@ -163,7 +163,7 @@ impl World {
         let size = padding.len() + 50;
         let appended = self
             .accumulator
-            .append(self.now, to, &record, size)
+            .append(|| self.now, to, &record, size)
             .unwrap();
         let future = DeliveryFuture::new(appended.completion, appended.index);
         self.sent.push((index, value, future));

@@ -72,7 +72,7 @@ impl Setup {
             ..NewRecord::default()
         };
         self.accumulator
-            .append(self.now, partition(), &record, 50)
+            .append(|| self.now, partition(), &record, 50)
             .unwrap();
         self.drive(view)
     }
