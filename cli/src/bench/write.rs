@@ -193,8 +193,8 @@ impl Writer {
     }
 }
 
-/// Waits for the outcomes. Those that are there at the same time came at the same time: the clock is
-/// read, and the meter taken, once for all of them.
+/// Waits for the outcomes. Those that are there at the same time came at the same time: the clock
+/// is read, and the meter taken, once for all of them.
 async fn settle(
     chunk: Vec<(Duration, usize, DeliveryFuture)>,
     clock: Clock,
