@@ -204,7 +204,7 @@ class Ottla(System):
                       "--timeout", "300s")
 
     def delete_topic(self, topic):
-        self.call(self.program, "topic", "delete", topic, "--yes", "--bootstrap", self.bootstrap)
+        self.call(self.program, "topic", "delete", topic, "--bootstrap", self.bootstrap)
 
     def bench(self, bench, topic, *options):
         out = self.call(self.program, "bench", bench, topic, "--bootstrap", self.bootstrap,
