@@ -13,7 +13,7 @@ use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::v1;
-use ottla_shell::messages::open_stream;
+use ottla_shell::messages::{Messages, open_stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
@@ -231,9 +231,10 @@ impl LeaderLink {
             requests,
             INTERNAL_MESSAGE_BYTES_MAX,
         );
-        let mut incoming = tokio::time::timeout(OPEN_TIMEOUT, open)
-            .await
-            .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??;
+        let mut incoming: Messages<v1::ReplicateResponse> =
+            tokio::time::timeout(OPEN_TIMEOUT, open)
+                .await
+                .map_err(|_| Status::deadline_exceeded("the leader did not answer"))??;
         self.connected.store(true, Ordering::Release);
         self.for_each_replica(context, || Input::LeaderConnected {
             leader: self.leader,
@@ -249,7 +250,6 @@ impl LeaderLink {
                 () = self.poke.notified() => continue,
                 Ok(()) = standing.changed() => continue,
             };
-            let message: Option<v1::ReplicateResponse> = message;
             let Some(message) = message else {
                 return Ok(());
             };

@@ -44,7 +44,7 @@ impl Held {
 #[derive(Clone)]
 pub struct Encoded(Arc<Mutex<Option<Answers>>>);
 
-/// Messages with their gRPC prefix, up to the first error.
+/// Messages with their gRPC prefix, whole or in pieces, up to the first error.
 type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 impl Encoded {
