@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use ottla_model::batch::{BatchBuilder, BuildError, NewRecord};
 use ottla_model::compression::Compression;
 use ottla_model::{ErrorCode, Instant, PartitionIndex, TopicId, TopicIdPartition};
@@ -62,12 +63,15 @@ pub(super) struct Accumulator {
     linger: Duration,
     batch_bytes: usize,
     compression: Compression,
-    partitions: HashMap<TopicIdPartition, VecDeque<PendingBatch>>,
+    /// Looked into several times for each record, by keys that nobody hostile chooses.
+    partitions: HashMap<TopicIdPartition, VecDeque<PendingBatch>, RandomState>,
     /// Partitions that have a closed batch the sender has not been told of.
     ready: BTreeSet<TopicIdPartition>,
     /// When the open batches have lingered long enough.
     lingering: BTreeSet<(Instant, TopicIdPartition)>,
     sticky: BTreeMap<TopicId, PartitionIndex>,
+    /// Whether a batch was closed for want of room that the sender has not been woken for.
+    closed_for_room: bool,
     /// How large the batch was that was closed last: the next ones are likely to be.
     usual_bytes: usize,
     /// All batches that are not complete, sent ones among them.
@@ -87,10 +91,11 @@ impl Accumulator {
             linger,
             batch_bytes,
             compression,
-            partitions: HashMap::new(),
+            partitions: HashMap::default(),
             ready: BTreeSet::new(),
             lingering: BTreeSet::new(),
             sticky: BTreeMap::new(),
+            closed_for_room: false,
             usual_bytes: 0,
             incomplete: BTreeMap::new(),
             next_number: 0,
@@ -98,10 +103,13 @@ impl Accumulator {
         }
     }
 
-    /// The partition for a record without key, of those in `among`.
+    /// The partition for a record without key that takes `reserved` bytes, of those in `among`. A
+    /// batch that has no room for it is closed, and another partition takes it: it would be alone
+    /// in the next batch of this one (KIP-480, "onNewBatch").
     pub(super) fn sticky_partition(
         &mut self,
         topic: TopicId,
+        reserved: usize,
         among: impl Fn() -> Vec<PartitionIndex>,
         serves: impl Fn(PartitionIndex) -> bool,
     ) -> Option<PartitionIndex> {
@@ -111,7 +119,11 @@ impl Accumulator {
             .copied()
             .filter(|index| serves(*index))
         {
-            return Some(index);
+            let partition = TopicIdPartition::new(topic, index);
+            if self.has_room(partition, reserved) || !self.close_open(partition) {
+                return Some(index);
+            }
+            self.closed_for_room = true;
         }
         let among = among();
         if among.is_empty() {
@@ -131,12 +143,8 @@ impl Accumulator {
         record: &NewRecord<'_>,
         reserved: usize,
     ) -> Result<Appended, BuildError> {
-        let mut wake = false;
-        let open = self.partitions.get_mut(&to).and_then(VecDeque::back_mut);
-        let fits = open.as_ref().is_some_and(|batch| {
-            !batch.closed && batch.builder.uncompressed_bytes() + reserved <= self.batch_bytes
-        });
-        if !fits {
+        let mut wake = self.closed_for_room;
+        if !self.has_room(to, reserved) {
             self.close_open(to);
             self.open(now(), to);
             wake = true;
@@ -150,6 +158,7 @@ impl Accumulator {
             self.drop_if_empty(to);
             return Err(error);
         }
+        self.closed_for_room = false;
         batch.reserved += reserved;
         let completion = Arc::clone(&batch.completion);
         if batch.builder.uncompressed_bytes() >= self.batch_bytes {
@@ -231,6 +240,14 @@ impl Accumulator {
     /// Forgets a batch that is complete.
     pub(super) fn on_complete(&mut self, number: u64) {
         self.incomplete.remove(&number);
+    }
+
+    /// Whether a record that takes `reserved` bytes goes into the batch that is open.
+    fn has_room(&self, partition: TopicIdPartition, reserved: usize) -> bool {
+        let open = self.partitions.get(&partition).and_then(VecDeque::back);
+        open.is_some_and(|batch| {
+            !batch.closed && batch.builder.uncompressed_bytes() + reserved <= self.batch_bytes
+        })
     }
 
     fn open(&mut self, now: Instant, to: TopicIdPartition) {
@@ -408,12 +425,48 @@ mod tests {
         let mut acc = accumulator(10_000);
         let topic = partition(0).topic;
         let all = || (0..64).map(PartitionIndex).collect();
-        let first = acc.sticky_partition(topic, all, |_| true).unwrap();
+        let first = acc.sticky_partition(topic, 30, all, |_| true).unwrap();
         append(&mut acc, at(0), first.0, 10);
-        assert_eq!(acc.sticky_partition(topic, all, |_| true), Some(first));
+        assert_eq!(acc.sticky_partition(topic, 30, all, |_| true), Some(first));
         acc.take_ready(at(5));
         acc.take(at(5), partition(first.0)).unwrap();
-        assert_ne!(acc.sticky_partition(topic, all, |_| true), Some(first));
+        assert_ne!(acc.sticky_partition(topic, 30, all, |_| true), Some(first));
+    }
+
+    #[test]
+    fn a_record_without_key_never_opens_a_second_batch_where_the_first_has_no_room_for_it() {
+        let mut acc = accumulator(200);
+        let topic = partition(0).topic;
+        let all = || (0..64).map(PartitionIndex).collect();
+        let mut closed = 0;
+        for _ in 0..100 {
+            let to = acc.sticky_partition(topic, 70, all, |_| true).unwrap();
+            closed += usize::from(append(&mut acc, at(0), to.0, 50).wake);
+        }
+        let ready = acc.take_ready(at(5));
+        let mut counts = Vec::new();
+        for partition in ready {
+            while let Some(batch) = acc.take(at(5), partition) {
+                counts.push(batch.builder.record_count());
+            }
+        }
+        assert!(counts.iter().all(|count| *count == 2), "{counts:?}");
+        assert_eq!((counts.len(), closed), (50, 50));
+    }
+
+    #[test]
+    fn the_sender_is_woken_for_a_batch_that_was_closed_for_want_of_room() {
+        let mut acc = accumulator(200);
+        let topic = partition(0).topic;
+        let only = |index| move || vec![PartitionIndex(index)];
+        append(&mut acc, at(0), 1, 10);
+        acc.sticky_partition(topic, 70, only(0), |_| true);
+        append(&mut acc, at(0), 0, 50);
+        // The one that takes over has a batch with room already, which by itself wakes nobody.
+        let to = acc.sticky_partition(topic, 190, only(1), |_| true);
+        assert_eq!(to, Some(PartitionIndex(1)));
+        assert!(append(&mut acc, at(0), 1, 10).wake);
+        assert_eq!(acc.take_ready(at(0)), BTreeSet::from([partition(0)]));
     }
 
     #[test]

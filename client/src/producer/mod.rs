@@ -234,7 +234,7 @@ impl Producer {
         let buffer = &self.shared.buffer;
         let now = || buffer.now();
         let appended = buffer.with(|accumulator| {
-            let partition = choose_partition(accumulator, topic, record)?;
+            let partition = choose_partition(accumulator, topic, record, size)?;
             let to = TopicIdPartition::new(topic.id, partition);
             accumulator.append(now, to, &new, size).map_err(|error| {
                 let message = format!("the record does not fit a batch: {error}");
@@ -273,6 +273,7 @@ fn choose_partition(
     accumulator: &mut Accumulator,
     topic: &TopicInfo,
     record: &ProducerRecord,
+    size: usize,
 ) -> Result<PartitionIndex, ProduceError> {
     let count = topic.partition_count();
     let unknown = |message: String| {
@@ -304,7 +305,7 @@ fn choose_partition(
             .filter(|i| led(*i))
             .collect()
     };
-    let picked = accumulator.sticky_partition(topic.id, among, led);
+    let picked = accumulator.sticky_partition(topic.id, size, among, led);
     Ok(picked.unwrap_or(topic.partitions[0].partition))
 }
 
