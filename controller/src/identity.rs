@@ -1,6 +1,7 @@
 //! Who this node is, kept in its directory: node id, directory id, format version and, once
 //! known, the cluster. A directory is made once; its id never changes.
 
+use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl Head {
         };
         let claim = format!("\"checksum\": {}", self.checksum);
         let unsealed = text.replace(&claim, "\"checksum\": 0");
-        crc32c::crc32c(unsealed.as_bytes()) == self.checksum
+        crc32c(unsealed.as_bytes()) == self.checksum
     }
 }
 
@@ -62,7 +63,7 @@ impl Stored {
 
     fn sealed(mut self) -> Stored {
         self.checksum = 0;
-        self.checksum = crc32c::crc32c(self.text().as_bytes());
+        self.checksum = crc32c(self.text().as_bytes());
         self
     }
 }
@@ -298,7 +299,7 @@ mod tests {
             file.write_at(&[IoSlice::new(text.as_bytes())], 0).unwrap();
             open(&disk, 2, 1).unwrap_err()
         };
-        let error = write(text(crc32c::crc32c(text(0).as_bytes())));
+        let error = write(text(crc32c(text(0).as_bytes())));
         assert!(!error.is_damage(), "{error}");
         assert!(error.to_string().contains("format 9"), "{error}");
         assert!(write(text(12_345)).is_damage());

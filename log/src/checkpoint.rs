@@ -5,6 +5,7 @@
 //! it contains the journal, its start and end, up to where it was compacted, its leader epochs and
 //! its segments; CRC-32C of all.
 
+use ottla_model::checksum::crc32c;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -106,14 +107,14 @@ impl Checkpoint {
                 out.extend(segment.max_timestamp.0.to_be_bytes());
             }
         }
-        let crc = crc32c::crc32c(&out);
+        let crc = crc32c(&out);
         out.extend(crc.to_be_bytes());
         out
     }
 
     fn decode(bytes: &[u8], next_serial: &mut dyn FnMut() -> u64) -> Option<Checkpoint> {
         let (body, crc) = bytes.split_last_chunk()?;
-        if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
+        if crc32c(body) != u32::from_be_bytes(*crc) {
             return None;
         }
         let mut reader = Reader { rest: body };
@@ -143,7 +144,7 @@ impl Checkpoint {
 fn version_of(bytes: &[u8]) -> Option<u32> {
     let (body, crc) = bytes.split_last_chunk()?;
     let mut reader = Reader { rest: body };
-    let whole = crc32c::crc32c(body) == u32::from_be_bytes(*crc) && reader.u32()? == MAGIC;
+    let whole = crc32c(body) == u32::from_be_bytes(*crc) && reader.u32()? == MAGIC;
     if whole { reader.u32() } else { None }
 }
 
@@ -285,7 +286,7 @@ mod tests {
         bytes.drain(cleaned_to..cleaned_to + 8);
         bytes[7] = 1;
         let body = bytes.len() - 4;
-        let crc = crc32c::crc32c(&bytes[..body]);
+        let crc = crc32c(&bytes[..body]);
         bytes[body..].copy_from_slice(&crc.to_be_bytes());
         let read = Checkpoint::decode(&bytes, &mut || 1).unwrap();
         let logs: Vec<_> = read.logs.values().collect();

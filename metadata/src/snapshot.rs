@@ -7,6 +7,7 @@ mod row;
 mod tests;
 
 use bytes::{Buf, Bytes};
+use ottla_model::checksum::crc32c;
 
 use crate::image::MetadataImage;
 use crate::record::RecordError;
@@ -46,7 +47,7 @@ pub fn snapshot_to_bytes(image: &MetadataImage) -> Bytes {
         out.extend_from_slice(&(row.len() as u32).to_be_bytes());
         out.extend_from_slice(&row);
     }
-    let checksum = crc32c::crc32c(&out);
+    let checksum = crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     out.into()
 }
@@ -62,7 +63,7 @@ pub fn snapshot_from_bytes(bytes: &[u8]) -> Result<MetadataImage, RecordError> {
         return Err(damaged("it is not a metadata snapshot".to_owned()));
     }
     let (content, mut checksum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
-    let (written, computed) = (checksum.get_u32(), crc32c::crc32c(content));
+    let (written, computed) = (checksum.get_u32(), crc32c(content));
     if written != computed {
         return Err(damaged(format!(
             "its checksum is {written:08x}, but its bytes have {computed:08x}"

@@ -2,6 +2,7 @@
 //! record batch. Knows nothing of sockets, files, clocks or configuration.
 
 pub mod batch;
+pub mod checksum;
 pub mod compression;
 pub mod config;
 pub mod error;

@@ -1,6 +1,7 @@
 //! The consensus' calls to its peers: appends over a pipelined stream, votes, snapshots in parts.
 //! Every call carries who sends and who shall receive, and ends within its deadline.
 
+use ottla_model::checksum::crc32c;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -401,7 +402,7 @@ async fn send_parts(
         let message = v1::InstallSnapshotRequest {
             envelope: envelope.take(),
             head: std::mem::take(&mut head),
-            crc: crc32c::crc32c(&part),
+            crc: crc32c(&part),
             part,
         };
         let sent = tokio::time::timeout(SNAPSHOT_PART_TIMEOUT, sender.send(message)).await;

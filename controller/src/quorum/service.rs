@@ -1,6 +1,7 @@
 //! The consensus' side of the calls from its peers. Runs where the node's internal port is
 //! served, and hands everything over to the consensus' own thread.
 
+use ottla_model::checksum::crc32c;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -256,7 +257,7 @@ async fn receive_parts(
     let mut image = BytesMut::new();
     let mut next = Some(first);
     while let Some(message) = next {
-        if crc32c::crc32c(&message.part) != message.crc {
+        if crc32c(&message.part) != message.crc {
             return Err(Status::data_loss(
                 "a part of a snapshot was damaged on its way",
             ));

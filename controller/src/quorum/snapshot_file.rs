@@ -2,6 +2,7 @@
 //! the directory synced. The one before is kept, so that a damaged file costs nothing but a longer
 //! replay.
 
+use ottla_model::checksum::crc32c;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +132,7 @@ fn encode(snapshot: &StoredSnapshot) -> io::Result<Vec<u8>> {
     out.extend_from_slice(&(meta.len() as u32).to_be_bytes());
     out.extend_from_slice(&meta);
     out.extend_from_slice(&snapshot.image);
-    let checksum = crc32c::crc32c(&out);
+    let checksum = crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     Ok(out)
 }
@@ -142,7 +143,7 @@ fn decode(mut bytes: Bytes) -> io::Result<StoredSnapshot> {
         return Err(invalid("the file is not a controller's snapshot"));
     }
     let mut checksum = bytes.split_off(bytes.len() - CHECKSUM_BYTES);
-    if checksum.get_u32() != crc32c::crc32c(&bytes) {
+    if checksum.get_u32() != crc32c(&bytes) {
         return Err(invalid("the file's checksum does not match its bytes"));
     }
     bytes.advance(8);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use ottla_model::NodeId;
+use ottla_model::checksum::crc32c;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
@@ -41,7 +42,7 @@ pub struct SnapshotHead {
 pub fn encode(body: &impl Serialize) -> Result<Bytes, Status> {
     let no_encoding = |error| Status::internal(format!("a message has no encoding: {error}"));
     let mut bytes = postcard::to_stdvec(body).map_err(no_encoding)?;
-    let crc = crc32c::crc32c(&bytes);
+    let crc = crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_be_bytes());
     Ok(bytes.into())
 }
@@ -54,7 +55,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
     let Some((message, crc)) = body.split_last_chunk::<4>() else {
         return Err(unreadable("it is too short"));
     };
-    if crc32c::crc32c(message) != u32::from_be_bytes(*crc) {
+    if crc32c(message) != u32::from_be_bytes(*crc) {
         return Err(unreadable("its checksum does not match"));
     }
     match postcard::take_from_bytes(message) {

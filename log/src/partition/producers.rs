@@ -10,6 +10,7 @@
 //! Big endian: magic, version, topic id, partition, offset, leader epoch of what lies before it,
 //! bytes; then the bytes, and CRC-32C of all.
 
+use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
@@ -68,7 +69,7 @@ fn encode(id: TopicIdPartition, upto: Offset, epoch: LeaderEpoch, state: &[u8]) 
     out.extend(epoch.0.to_be_bytes());
     out.extend((state.len() as u32).to_be_bytes());
     out.extend(state);
-    let crc = crc32c::crc32c(&out);
+    let crc = crc32c(&out);
     out.extend(crc.to_be_bytes());
     out
 }

@@ -1,5 +1,6 @@
 //! Walking a segment's batches, and reading them with their checksums verified.
 
+use ottla_model::checksum::crc32c;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -122,7 +123,7 @@ pub(crate) fn check_batch(path: &Path, at: u64, batch: &[u8]) -> Result<BatchHea
         .filter(|header| header.size == batch.len() && header.size >= HEADER_BYTES)
         .ok_or_else(|| damaged("no header of a batch".to_owned()))?;
     check_header(&header).map_err(|error| damaged(error.to_string()))?;
-    let computed = crc32c::crc32c(&batch[CRC_START..]);
+    let computed = crc32c(&batch[CRC_START..]);
     if computed != header.crc {
         return Err(damaged(format!(
             "the batch's checksum is {:#010x}, but its bytes give {computed:#010x}",

@@ -1,6 +1,7 @@
 //! The files of a write-ahead log: their names, their creation, and the file that holds the log's
 //! identity.
 
+use ottla_model::checksum::crc32c;
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -131,7 +132,7 @@ fn encode_id(id: u64) -> [u8; ID_BYTES] {
     let mut bytes = [0; ID_BYTES];
     bytes[0..4].copy_from_slice(&ID_MAGIC.to_be_bytes());
     bytes[4..12].copy_from_slice(&id.to_be_bytes());
-    let crc = crc32c::crc32c(&bytes[..12]);
+    let crc = crc32c(&bytes[..12]);
     bytes[12..16].copy_from_slice(&crc.to_be_bytes());
     bytes
 }

@@ -17,7 +17,10 @@
 //! position tells a torn tail from damage: a valid frame that was written when a bad one was
 //! already synced proves damage.
 
+use std::iter;
+
 use bytes::Bytes;
+use ottla_model::checksum::{crc32c, crc32c_of};
 
 pub(super) const FRAME_HEADER_BYTES: usize = 40;
 pub(super) const ALIGNMENT: usize = 8;
@@ -60,9 +63,8 @@ impl FrameHeader {
         out[16..24].copy_from_slice(&self.wal_id.to_be_bytes());
         out[24..32].copy_from_slice(&self.position.to_be_bytes());
         out[32..40].copy_from_slice(&self.synced.to_be_bytes());
-        self.crc = payload.iter().fold(crc32c::crc32c(&out[8..]), |crc, part| {
-            crc32c::crc32c_append(crc, part)
-        });
+        let parts = payload.iter().map(|part| &part[..]);
+        self.crc = crc32c_of(iter::once(&out[8..]).chain(parts));
         out[4..8].copy_from_slice(&self.crc.to_be_bytes());
         out
     }
@@ -99,7 +101,7 @@ impl FrameHeader {
     pub fn is_whole(&self, bytes: &[u8], at: usize) -> bool {
         let end = (at + FRAME_HEADER_BYTES).checked_add(self.length as usize);
         let covered = end.and_then(|end| bytes.get(at + 8..end));
-        covered.is_some_and(|covered| crc32c::crc32c(covered) == self.crc)
+        covered.is_some_and(|covered| crc32c(covered) == self.crc)
     }
 }
 

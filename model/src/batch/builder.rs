@@ -1,5 +1,6 @@
 //! Building a batch from records, for producers and for `Publish`.
 
+use crate::checksum::crc32c;
 use bytes::{BufMut, Bytes};
 
 use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
@@ -146,7 +147,7 @@ impl BatchBuilder {
             record_count: self.count,
         };
         header.encode(&mut bytes);
-        header.crc = crc32c::crc32c(&bytes[CRC_START..]);
+        header.crc = crc32c(&bytes[CRC_START..]);
         header.encode(&mut bytes);
         Ok(Bytes::from(bytes))
     }

@@ -1,5 +1,6 @@
 //! The fixed part of a batch.
 
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use crate::offset::Offset;
@@ -161,7 +162,7 @@ pub fn stamp(
     if let Some(time) = append_time {
         batch[22] |= 1 << 3;
         batch[35..43].copy_from_slice(&time.0.to_be_bytes());
-        let crc = crc32c::crc32c(&batch[CRC_START..]);
+        let crc = crc32c(&batch[CRC_START..]);
         batch[17..21].copy_from_slice(&crc.to_be_bytes());
     }
 }

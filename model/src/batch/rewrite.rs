@@ -1,6 +1,7 @@
 //! Looking at the records of a batch without copying them, and taking some of them out: what
 //! compaction needs. Offsets, sequences, epochs and the span of the batch never change.
 
+use crate::checksum::crc32c;
 use bytes::Bytes;
 
 use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
@@ -141,7 +142,7 @@ fn seal(mut header: BatchHeader, records: &[u8]) -> Option<Vec<u8>> {
     header.size = out.len();
     i32::try_from(header.size).ok()?;
     header.encode(&mut out);
-    header.crc = crc32c::crc32c(&out[CRC_START..]);
+    header.crc = crc32c(&out[CRC_START..]);
     header.encode(&mut out);
     Some(out)
 }

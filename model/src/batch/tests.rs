@@ -1,3 +1,4 @@
+use crate::checksum::crc32c;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -50,7 +51,7 @@ fn claiming(offset_delta: i32) -> Bytes {
     Compression::Gzip.compress(&records, &mut bytes).unwrap();
     let length = i32::try_from(bytes.len() - LENGTH_PREFIX_BYTES).unwrap();
     bytes[8..12].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c(&bytes[21..]);
+    let crc = crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     stamp(&mut bytes, Offset(10), LeaderEpoch(0), None);
     bytes.into()
@@ -135,7 +136,7 @@ fn each_kind_of_damage_is_named() {
 fn resealed(change: impl FnOnce(&mut Vec<u8>)) -> BatchError {
     let mut bytes = batch(Compression::None, &["a", "b"]).to_vec();
     change(&mut bytes);
-    let crc = crc32c::crc32c(&bytes[21..]);
+    let crc = crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     validate_batch(&bytes).unwrap_err()
 }

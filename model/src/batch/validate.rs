@@ -2,6 +2,7 @@
 
 use super::header::{BatchHeader, CRC_START, HEADER_BYTES};
 use super::varint::{take_varint, take_varlong};
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 use crate::limits::RECORDS_PER_BATCH_MAX;
 use crate::time::TimestampMs;
@@ -90,7 +91,7 @@ pub(super) fn is_whole(bytes: &[u8], header: &BatchHeader) -> Result<Compression
             magic: header.magic,
         });
     }
-    let computed = crc32c::crc32c(&bytes[CRC_START..]);
+    let computed = crc32c(&bytes[CRC_START..]);
     if computed != header.crc {
         return Err(BatchError::Checksum {
             stored: header.crc,

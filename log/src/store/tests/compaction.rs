@@ -1,6 +1,7 @@
 //! Compaction against what it promises: the last record of each key stays, nothing changes its
 //! offset, nothing removed comes back; whenever the power goes.
 
+use ottla_model::checksum::crc32c;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_model::batch::{Record, decode_records, validate_stored_batch};
@@ -440,7 +441,7 @@ fn a_batch_that_cannot_be_unpacked_stays_as_it_is() {
         let mut bytes = keyed_batch(0, Compression::Zstd, -1, &[("a", Some("1"))]).to_vec();
         let last = bytes.len() - 1;
         bytes[61..last].fill(0xff);
-        let crc = crc32c::crc32c(&bytes[21..]);
+        let crc = crc32c(&bytes[21..]);
         bytes[17..21].copy_from_slice(&crc.to_be_bytes());
         Bytes::from(bytes)
     };

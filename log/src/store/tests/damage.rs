@@ -1,5 +1,6 @@
 //! Bytes that are not what was written: never served, and kept for a look.
 
+use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 
 use super::*;
@@ -316,7 +317,7 @@ fn what_a_newer_version_wrote_is_left_as_it_is() {
     file.read_at(&mut bytes, 0).unwrap();
     let end = bytes.len() - 4;
     bytes[7] = 9;
-    let crc = crc32c::crc32c(&bytes[..end]);
+    let crc = crc32c(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_be_bytes());
     file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();
     let error = try_open(&disk, config()).err().unwrap();

@@ -1,6 +1,7 @@
 //! Reading under limits, by time, by header; retention.
 
 use super::*;
+use ottla_model::checksum::crc32c;
 
 fn filled(store: &TestStore, batches: i64) -> Arc<PartitionLog> {
     let log = store.get_or_create(id(1), settings()).unwrap();
@@ -111,12 +112,12 @@ fn a_batch_that_cannot_be_unpacked_is_found_by_what_its_header_says() {
     let log = store.get_or_create(id(1), settings()).unwrap();
     let mut junk = batch_at(3, 0, 3, 300, 1_003).to_vec();
     junk[22] |= Compression::Zstd.id();
-    let crc = crc32c::crc32c(&junk[21..]);
+    let crc = crc32c(&junk[21..]);
     junk[17..21].copy_from_slice(&crc.to_be_bytes());
     // The offset deltas of its records lead out of it: length, attributes, timestamp delta first.
     let mut stray = batch_at(6, 0, 1, 20, 2_000).to_vec();
     stray[61 + 3] = 80;
-    let crc = crc32c::crc32c(&stray[21..]);
+    let crc = crc32c(&stray[21..]);
     stray[17..21].copy_from_slice(&crc.to_be_bytes());
     let batches = [
         batch_at(0, 0, 3, 300, 1_000),

@@ -1,3 +1,4 @@
+use crate::checksum::crc32c;
 use bytes::Bytes;
 
 use super::*;
@@ -34,7 +35,7 @@ fn batch(compression: Compression, times: &[i64]) -> Bytes {
 fn resealed(batch: &Bytes, at: usize, with: &[u8]) -> Bytes {
     let mut bytes = batch.to_vec();
     bytes[at..at + with.len()].copy_from_slice(with);
-    let crc = crc32c::crc32c(&bytes[ATTRIBUTES..]);
+    let crc = crc32c(&bytes[ATTRIBUTES..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     bytes.into()
 }

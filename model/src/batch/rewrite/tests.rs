@@ -1,3 +1,4 @@
+use crate::checksum::crc32c;
 use proptest::prelude::*;
 
 use super::*;
@@ -114,7 +115,7 @@ fn a_batch_that_lies_about_its_records_is_refused() {
     validate_stored_batch(&kept).unwrap();
     // One record fewer than there are, under a right checksum.
     kept[60] = 2;
-    let crc = crc32c::crc32c(&kept[CRC_START..]);
+    let crc = crc32c(&kept[CRC_START..]);
     kept[17..21].copy_from_slice(&crc.to_be_bytes());
     assert_eq!(
         validate_stored_batch(&kept),
