@@ -20,6 +20,8 @@ TAIL_RATE = 5_000
 # The most that a turn of one topic writes, and in how many seconds the files of one are gone.
 TURN_BYTES = 35 * GIB
 DELETED_WITHIN = 100
+# From so many partitions on, the files of earlier turns are left to rest, for so many seconds.
+MANY, REST = 1_000, 75
 
 
 def produce(run, system):
@@ -78,6 +80,8 @@ def partitions(run, system):
 
 
 def simple_produce(run, system, case, count):
+    if count >= MANY:
+        machine.rest_after_deletions(run.seconds(REST))
     topic = f"produce-{count}"
     system.create_topic(topic, count)
     system.produce(topic, KIB, duration=run.seconds(10))

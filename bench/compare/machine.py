@@ -62,6 +62,15 @@ def fill_page_cache(folder):
             pass
 
 
+def rest_after_deletions(seconds):
+    """Waits until files can be created at their usual price again. An ext4 file system without a
+    journal does not use an inode for a minute after its file was deleted, and goes over all of
+    these whenever it creates a file: a turn with thousands of partitions would pay for the files of
+    the one before."""
+    write_back()
+    time.sleep(seconds)
+
+
 def stolen_seconds():
     return int(Path("/proc/stat").read_text().split()[8]) / TICKS
 
