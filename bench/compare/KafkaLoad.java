@@ -154,7 +154,7 @@ public final class KafkaLoad {
                 }
                 byte[] value = new byte[recordBytes];
                 System.arraycopy(pool, from, value, 0, recordBytes);
-                from = (from + 4_099) % POOL_BYTES;
+                from = (from + (recordBytes | 1)) % POOL_BYTES;
                 if (run != 0) {
                     ByteBuffer.wrap(value).putLong(run).putLong(due);
                 }

@@ -160,7 +160,7 @@ func (l *load) write(js jetstream.JetStream, topic string) error {
 		}
 		value := make([]byte, l.recordBytes)
 		copy(value, pool[from:])
-		from = (from + 4099) % poolBytes
+		from = (from + (l.recordBytes | 1)) % poolBytes
 		if l.run != 0 {
 			binary.BigEndian.PutUint64(value, l.run)
 			binary.BigEndian.PutUint64(value[8:], uint64(due))
