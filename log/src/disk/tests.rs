@@ -356,6 +356,23 @@ fn faults_hit_once_and_a_failed_sync_forgets() {
 }
 
 #[test]
+fn a_failed_hint_loses_what_it_covers_and_is_no_operation() {
+    let disk = SimDisk::new();
+    let file = disk.open(Path::new("/a"), OpenMode::Create).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    write(&*file, b"x", 0);
+    let before = disk.operations();
+    file.start_write_back(0, 0).unwrap();
+    disk.inject(Fault::new(Call::WriteBack));
+    assert!(file.start_write_back(0, 0).is_err());
+    assert_eq!(disk.operations(), before);
+    file.sync_data().unwrap();
+    disk.crash();
+    let file = disk.open(Path::new("/a"), OpenMode::Existing).unwrap();
+    assert_eq!(file.size().unwrap(), 0, "the sync proves nothing");
+}
+
+#[test]
 fn power_goes_after_the_operations_that_were_allowed() {
     let disk = SimDisk::new();
     let file = disk.open(Path::new("/a"), OpenMode::Create).unwrap();

@@ -3,6 +3,7 @@
 //! from memory.
 
 mod apply;
+mod cut;
 mod epochs;
 mod index_files;
 mod lookup;
@@ -14,7 +15,6 @@ mod state;
 mod swap;
 mod tail;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -24,7 +24,7 @@ use ottla_model::{LeaderEpoch, Offset, TopicIdPartition};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::entry::{Op, encoded_bytes};
-use crate::error::{LogError, ReadError};
+use crate::error::LogError;
 use crate::segment::{BatchMeta, split_batches};
 use crate::shared::{Done, Queued, Shared};
 use crate::store::LogSettings;
@@ -200,25 +200,31 @@ impl PartitionLog {
     pub fn truncate(&self, to: Offset) -> Result<(), LogError> {
         let to = to.max(Offset::ZERO);
         loop {
-            let (boundary, cuts) = self.boundary(to).map_err(|source| LogError::Read {
+            let cut = self.find_cut(to).map_err(|source| LogError::Read {
                 id: self.id,
                 source: Box::new(source),
             })?;
             let mut state = self.lock_present()?;
             // Another thread may have cut the log meanwhile, and batches may lie otherwise now.
-            if state.cuts != cuts {
+            if state.cuts != cut.seen {
                 continue;
             }
             if to >= state.log_end {
                 return Ok(());
             }
-            let bytes = if boundary <= state.log_start {
+            let bytes = if cut.log_end <= state.log_start {
                 let at = to.min(state.log_start);
                 self.enqueue(Op::Restart(at), None)?;
                 state.restart(at)
             } else {
-                self.enqueue(Op::Truncate(boundary), None)?;
-                state.cut(boundary)
+                let batches_end = cut.batches_end.max(state.log_start);
+                self.enqueue(Op::Truncate(batches_end), None)?;
+                let bytes = state.cut(batches_end);
+                if batches_end < cut.log_end {
+                    self.enqueue(Op::Skip(cut.log_end), None)?;
+                    state.skip(cut.log_end);
+                }
+                bytes
             };
             self.uncache(bytes);
             return Ok(());
@@ -331,26 +337,5 @@ impl PartitionLog {
         let (bytes, more) = state.evict(to, enough);
         self.uncache(bytes);
         more
-    }
-
-    /// The base of the batch that holds `to`, or `to` itself if no batch does; and how often the
-    /// log had been cut then.
-    fn boundary(&self, to: Offset) -> Result<(Offset, u64), ReadError> {
-        let cuts = {
-            let state = self.state.lock();
-            if to <= state.log_start || to >= state.log_end {
-                return Ok((to, state.cuts));
-            }
-            if to >= state.tail_start() {
-                return Ok((state.tail.boundary(to).unwrap_or(to), state.cuts));
-            }
-            state.cuts
-        };
-        let mut boundary = to;
-        self.visit_headers(to, &mut |header| {
-            boundary = header.base_offset.min(to);
-            ControlFlow::Break(())
-        })?;
-        Ok((boundary, cuts))
     }
 }

@@ -43,13 +43,6 @@ impl Tail {
         self.batches.range(first..)
     }
 
-    /// The base of the batch that holds `offset`, or `offset` itself if none does.
-    pub fn boundary(&self, offset: Offset) -> Option<Offset> {
-        self.from(offset)
-            .next()
-            .map(|batch| batch.meta.base.min(offset))
-    }
-
     /// Whole batches under the limits of a read.
     pub fn read(&self, from: Offset, limit: Offset, max_bytes: usize) -> Vec<Bytes> {
         let mut out = Vec::new();

@@ -228,10 +228,11 @@ fn random_fault(random: &mut Random) -> Fault {
         Call::Sync,
         Call::SyncDir,
         Call::Write,
+        Call::WriteBack,
         Call::SetLen,
         Call::Rename,
         Call::Create,
-    ][random.below(8) as usize];
+    ][random.below(9) as usize];
     let mut fault = Fault::new(call).after(random.below(40));
     if random.below(2) == 0 {
         fault = fault.keeping_some(random.below(1 << 40));

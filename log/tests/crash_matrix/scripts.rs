@@ -36,6 +36,18 @@ pub const SCRIPTS: &[(&str, &[&str])] = &[
         &["append:0*9 checkpoint start:0:8 settle append:0 checkpoint start:0:0 settle append:0"],
     ),
     (
+        "advance the log's start and be told",
+        &["append:0*9 checkpoint told:0:8 wait:0 append:0 told:0:0 wait:0 checkpoint append:0"],
+    ),
+    (
+        "skip",
+        &[
+            "append:0*3 skip:0:20 append:0*3 checkpoint skip:0:5 settle checkpoint",
+            "append:0 skip:0:9 truncate:0:4 append:0*6 settle skip:0:7 start:0:3 settle append:0 \
+           checkpoint restart:1:3 skip:0:2",
+        ],
+    ),
+    (
         "retention",
         &["append:0*14 settle retention:0 settle checkpoint append:0 settle"],
     ),
@@ -110,6 +122,14 @@ fn step(word: &str) -> Step {
         },
         "restart" => Step::RestartAt { log, at: number },
         "start" => Step::AdvanceLogStart {
+            log,
+            records: number,
+        },
+        "told" => Step::AdvanceLogStartTold {
+            log,
+            records: number,
+        },
+        "skip" => Step::Skip {
             log,
             records: number,
         },

@@ -7,7 +7,7 @@ use ottla_log::disk::Call;
 use ottla_log::{Disk as _, LogError, PartitionLog, SimDisk};
 use ottla_model::{Offset, TimestampMs};
 
-use super::model::{Random, batch, id};
+use super::model::{Model, Random, batch, id};
 use super::world::{Aside, DIR, LOGS, Store, settings};
 
 /// One call, or one wait. Numbers of logs are taken modulo [`LOGS`].
@@ -31,6 +31,16 @@ pub enum Step {
     },
     /// Moves the log's start up to so many records before its end.
     AdvanceLogStart {
+        log: usize,
+        records: i64,
+    },
+    /// The same, told with a ticket when it is durable.
+    AdvanceLogStartTold {
+        log: usize,
+        records: i64,
+    },
+    /// Goes on so many offsets behind the log's end.
+    Skip {
         log: usize,
         records: i64,
     },
@@ -69,6 +79,8 @@ impl Step {
                 | Step::Truncate { .. }
                 | Step::RestartAt { .. }
                 | Step::AdvanceLogStart { .. }
+                | Step::AdvanceLogStartTold { .. }
+                | Step::Skip { .. }
                 | Step::Retention { .. }
         )
     }
@@ -99,7 +111,18 @@ impl Worker {
             }
             Step::Truncate { log, records } => with(store, log, |n, log| {
                 let to = (log.log_end().0 - records).max(0);
-                store.world.known().logs[n].next(|model| model.truncate(to));
+                {
+                    let mut known = store.world.known();
+                    let history = &mut known.logs[n];
+                    let mut cut = Model::clone(history.current());
+                    if to < cut.log_end {
+                        cut.truncate(to);
+                        // A cut behind offsets without records takes two entries.
+                        let first = cut.without_gap_at_end();
+                        history.next(|model| *model = first);
+                    }
+                    history.next(|model| *model = cut);
+                }
                 log.truncate(Offset(to))
             }),
             Step::RestartAt { log, at } => with(store, log, |n, log| {
@@ -112,6 +135,24 @@ impl Worker {
                     model.log_start = model.log_start.max(to);
                 });
                 log.advance_log_start(Offset(to))
+            }),
+            Step::AdvanceLogStartTold { log, records } => {
+                self.ticket += 1;
+                let ticket = self.ticket;
+                with(store, log, |n, log| {
+                    let to = (log.log_end().0 - records).max(0);
+                    {
+                        let mut known = store.world.known();
+                        known.logs[n].next(|model| model.log_start = model.log_start.max(to));
+                        known.logs[n].note_ticket(ticket);
+                    }
+                    log.advance_log_start_told(ticket, Offset(to))
+                })
+            }
+            Step::Skip { log, records } => with(store, log, |n, log| {
+                let to = log.log_end().0 + records;
+                store.world.known().logs[n].next(|model| model.log_end = to);
+                log.skip_to(Offset(to))
             }),
             Step::Retention { log } => with(store, log, |n, log| {
                 let moved = log.apply_retention(TimestampMs(0), Offset(i64::MAX))?;
@@ -337,14 +378,22 @@ fn random_step(random: &mut Random) -> Step {
             log,
             at: random.below(100) as i64,
         },
-        44..47 => Step::AdvanceLogStart {
+        44..46 => Step::AdvanceLogStart {
+            log,
+            records: random.below(20) as i64,
+        },
+        46 => Step::AdvanceLogStartTold {
             log,
             records: random.below(20) as i64,
         },
         47..49 => Step::Retention { log },
         49 => Step::Delete { log },
         50 => Step::SetAside { log },
-        51..56 => Step::WaitFor { log },
+        51..55 => Step::WaitFor { log },
+        55 => Step::Skip {
+            log,
+            records: random.below(30) as i64,
+        },
         56..60 => Step::RequestCheckpoint,
         _ => Step::Settle,
     }

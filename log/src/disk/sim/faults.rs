@@ -21,6 +21,9 @@ pub enum Call {
     /// A change of a file's length, by `set_len`, `allocate` or an opening that empties it.
     SetLen,
     Sync,
+    /// A hint that written bytes should go to the disk. It changes nothing, so it is no operation,
+    /// but it can fail: then what it covers is lost as by a failed sync.
+    WriteBack,
     Rename,
     Unlink,
     CreateDir,

@@ -400,6 +400,10 @@ impl DiskFile for SimFile {
         self.enter(Call::Sync)?.sync_file(self)
     }
 
+    fn start_write_back(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        self.enter(Call::WriteBack)?.start_write_back(self)
+    }
+
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {
         self.disk.inner.state.lock().planted

@@ -267,6 +267,18 @@ impl State {
         }
     }
 
+    pub(super) fn start_write_back(&mut self, handle: &SimFile) -> io::Result<()> {
+        self.file(handle)?;
+        match strike(&mut self.faults, Call::WriteBack, &handle.path) {
+            None => Ok(()),
+            Some(fault) => {
+                let file = self.file_mut(handle.node);
+                file.fail_sync(fault.survival.map(Random).as_mut());
+                Err(io::Error::from(&fault))
+            }
+        }
+    }
+
     pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let dir = self.find(path)?;
         self.names(dir)?;

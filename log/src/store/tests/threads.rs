@@ -114,6 +114,23 @@ fn a_failed_sync_is_final_and_told_once() {
     assert_eq!(log.log_end(), Offset(1));
 }
 
+/// A hint that fails may be the only word of bytes that are lost.
+#[test]
+fn a_failed_hint_that_written_bytes_should_go_to_the_disk_is_final_and_loses_nothing() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    log.append(1, batch(0, 1, 10)).unwrap();
+    wait_until_on_disk(&log);
+    disk.inject(Fault::new(Call::WriteBack).of("partitions"));
+    store.request_checkpoint();
+    store.told.wait_for_failure();
+    assert_eq!(store.stats().checkpoints, 0);
+    crash(&disk, store);
+    let log = open(&disk).get(id(1)).unwrap();
+    assert_eq!(log.log_end(), Offset(1));
+}
+
 #[test]
 fn a_segment_that_cannot_be_written_is_final_but_loses_nothing() {
     let disk = SimDisk::new();
