@@ -174,10 +174,8 @@ impl PartitionLog {
                 let what = format!("offset {} has no place here", header.base_offset);
                 return Err(ReadError::damaged(path, at, what));
             }
-            let epoch = physical
-                .epochs
-                .at(header.base_offset.max(physical.log_start));
-            if header.leader_epoch != epoch {
+            let epoch = physical.epoch_of(&header);
+            if let Some(epoch) = epoch.filter(|epoch| header.leader_epoch != *epoch) {
                 let what = format!(
                     "the batch at offset {} has leader epoch {}, but was written in {epoch}",
                     header.base_offset, header.leader_epoch

@@ -113,11 +113,8 @@ impl PartitionLog {
             let what = format!("offset {base} behind offset {least}");
             return Err(ReadError::damaged(path, at, what));
         }
-        let known = {
-            let state = self.lock();
-            state.physical.epochs.at(base.max(state.physical.log_start))
-        };
-        if header.leader_epoch != known {
+        let known = self.lock().physical.epoch_of(header);
+        if known.is_some_and(|known| header.leader_epoch != known) {
             let what = format!("leader epoch {} at offset {base}", header.leader_epoch);
             return Err(ReadError::damaged(path, at, what));
         }

@@ -2,6 +2,7 @@
 //! so far; the *physical* one is what the segments have followed. The physical one trails, by
 //! entries that are on their way through the journal, and only the lane changes it.
 
+use ottla_model::batch::BatchHeader;
 use ottla_model::{LeaderEpoch, Offset};
 
 use super::epochs::Epochs;
@@ -57,6 +58,13 @@ pub(crate) struct Physical {
 }
 
 impl Physical {
+    /// The leader epoch that a stored batch must have. `None` if it lies below the log's start:
+    /// the epochs there are forgotten, though the batch's segment may still hold what follows.
+    pub fn epoch_of(&self, batch: &BatchHeader) -> Option<LeaderEpoch> {
+        let start = self.log_start;
+        (batch.next_offset() > start).then(|| self.epochs.at(batch.base_offset.max(start)))
+    }
+
     /// An empty log that continues at `at`.
     pub fn empty(at: Offset) -> Physical {
         Physical {

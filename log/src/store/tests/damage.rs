@@ -4,7 +4,7 @@ use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 
 use super::*;
-use crate::disk::OpenMode;
+use crate::disk::{Call, OpenMode};
 
 fn segment_files(disk: &SimDisk) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join("partitions").join(id(1).to_string());
@@ -384,6 +384,70 @@ fn scrubbing_finds_any_changed_byte_of_a_sealed_segment() {
     assert_eq!(scrub(&store).len(), 1);
     disk.unlink(&sealed).unwrap();
     assert_eq!(scrub(&store).len(), 1);
+}
+
+/// A log of 40 batches, one in five of a new leader epoch, whose first segment is sealed and holds
+/// several epochs.
+fn with_epochs(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {
+    let store = open(disk);
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    for base in 0..40 {
+        let batch = batch_at(base, base as i32 / 5, 1, 60, 1_000 + base);
+        log.append(base as u64 + 1, batch).unwrap();
+    }
+    assert!(store.told.wait_for(id(1), 40));
+    wait_until_on_disk(&log);
+    assert!(segment_files(disk).len() > 1);
+    (store, log)
+}
+
+fn wait_until_started_at(log: &PartitionLog, start: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    while log.lock().physical.log_start < Offset(start) {
+        assert!(Instant::now() < deadline, "the segments do not follow");
+        std::thread::yield_now();
+    }
+}
+
+/// The epochs below the log's start are forgotten while the segment that holds it stays: every
+/// replica once took its trimmed log for damaged.
+#[test]
+fn batches_below_the_logs_start_are_no_damage_whatever_their_epoch() {
+    let disk = SimDisk::new();
+    let (store, log) = with_epochs(&disk);
+    for start in 0..20 {
+        log.advance_log_start_told(100 + start, Offset(start as i64))
+            .unwrap();
+        assert!(store.told.wait_for(id(1), 100 + start));
+        wait_until_started_at(&log, start as i64);
+        assert_eq!(scrub(&store), [], "log start {start}");
+        assert_eq!(read_all(&log).unwrap().len(), 40 - start as usize);
+    }
+}
+
+#[test]
+fn a_read_that_a_new_log_start_overtakes_finds_no_damage() {
+    let disk = SimDisk::new();
+    let (store, _) = with_epochs(&disk);
+    store.shutdown().unwrap();
+    drop(store);
+    // A start leaves nothing in memory.
+    let store = open(&disk);
+    let log = store.get(id(1)).unwrap();
+    let hold = disk.hold(Call::Read, "partitions");
+    let read = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| log.read_blocking(Offset(1), Offset(40), 1_000));
+        assert!(hold.wait_until_reached());
+        log.advance_log_start_told(100, Offset(8)).unwrap();
+        assert!(store.told.wait_for(id(1), 100));
+        wait_until_started_at(&log, 8);
+        hold.release();
+        reader.join().unwrap()
+    });
+    match read {
+        Ok(_) | Err(ReadError::OutOfRange { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]
