@@ -51,6 +51,8 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// What was read for consumers and not taken by them yet.
     pub unread: Arc<UnreadRoom>,
+    /// Room for answers that producers have not taken.
+    pub answers: Arc<UnreadRoom>,
     pub disk_reads: DiskReads,
     /// Who is told how the cluster changes.
     pub watches: Arc<Watches>,

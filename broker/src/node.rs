@@ -35,7 +35,8 @@ use crate::registration::{Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
-    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, PRODUCE_PATH, ProbeIdentity, ReplicaRpc,
+    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, PRODUCE_PATH, ProbeIdentity,
+    ReplicaRpc, UnreadRoom,
 };
 use crate::scrubber;
 use crate::stop::Stop;
@@ -341,6 +342,7 @@ impl Starter {
             leader_links,
             space,
             unread: Arc::default(),
+            answers: Arc::new(UnreadRoom::of_answers()),
             disk_reads: DiskReads::default(),
             watches: Arc::default(),
             produce_bytes: Arc::new(Semaphore::new(PRODUCE_BYTES_IN_FLIGHT)),

@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::rpc::Unread;
+
 /// Where the response of a produce request goes.
 pub enum Responder {
     /// Onto the stream that the request came on. Its place is freed when the answer leaves the
@@ -20,7 +22,15 @@ pub enum Responder {
 /// An answer on its way to the stream, with what is held until it leaves.
 pub struct Answer {
     pub response: v1::ProduceResponse,
-    pub place: Option<OwnedSemaphorePermit>,
+    pub place: Option<Place>,
+}
+
+/// What a request on a stream takes until its answer leaves.
+pub struct Place {
+    /// One of so many on the stream.
+    pub permit: OwnedSemaphorePermit,
+    /// The memory of the answer.
+    pub unread: Unread,
 }
 
 /// Completes the error of a result with what only the broker's shell knows: leader hints.
@@ -38,8 +48,8 @@ struct State {
     responder: Option<Responder>,
     /// Held until the request is answered: its bytes in flight.
     bytes: Option<OwnedSemaphorePermit>,
-    /// Held until the answer leaves: its place on the stream.
-    place: Option<OwnedSemaphorePermit>,
+    /// Held until the answer leaves.
+    place: Option<Place>,
 }
 
 impl PendingProduce {
@@ -48,7 +58,7 @@ impl PendingProduce {
         partitions: Vec<v1::TopicPartition>,
         responder: Responder,
         bytes: OwnedSemaphorePermit,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
         explain: Explain,
     ) -> PendingProduce {
         let missing = partitions.len();
@@ -115,7 +125,10 @@ impl PendingProduce {
         }
         let response = std::mem::take(&mut state.response);
         let responder = state.responder.take();
-        let place = state.place.take();
+        let mut place = state.place.take();
+        if let Some(place) = &mut place {
+            place.unread.answer(place.unread.bytes());
+        }
         // The records are taken or refused; that a client does not read its answer is no reason to
         // keep others waiting.
         let bytes = state.bytes.take();
@@ -138,9 +151,12 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::rpc::unread::{FetchBudget, UnreadRoom};
 
-    #[test]
-    fn bytes_are_given_back_with_the_answer_and_the_place_only_when_it_leaves() {
+    #[tokio::test]
+    async fn bytes_are_given_back_with_the_answer_and_the_place_only_when_it_leaves() {
+        let budget = FetchBudget::of_call(&Arc::new(UnreadRoom::of_answers()), None);
+        let unread = budget.reserve_answer(100);
         let (bytes, places) = (Arc::new(Semaphore::new(9)), Arc::new(Semaphore::new(1)));
         let (sender, mut answers) = mpsc::channel(1);
         let pending = PendingProduce::new(
@@ -148,7 +164,10 @@ mod tests {
             vec![v1::TopicPartition::default()],
             Responder::Stream(sender),
             Arc::clone(&bytes).try_acquire_many_owned(9).unwrap(),
-            Some(Arc::clone(&places).try_acquire_owned().unwrap()),
+            Some(Place {
+                permit: Arc::clone(&places).try_acquire_owned().unwrap(),
+                unread: unread.await.unwrap(),
+            }),
             Arc::new(|_, _| {}),
         );
         let ack = ProduceAck {

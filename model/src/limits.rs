@@ -66,6 +66,10 @@ pub const FETCH_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 pub const VIEW_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 /// The same of one host.
 pub const VIEW_BYTES_PER_HOST: usize = VIEW_BYTES_IN_FLIGHT / 2;
+/// The most bytes of answers to producers that a broker keeps for who has not taken them yet.
+pub const ANSWER_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
+/// The same of one host.
+pub const ANSWER_BYTES_PER_HOST: usize = ANSWER_BYTES_IN_FLIGHT / 2;
 /// The most streams on which a broker tells how the cluster changes: one for each connection.
 pub const WATCHES_MAX: usize = CONNECTIONS_MAX;
 /// The most of them from one host.

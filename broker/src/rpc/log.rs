@@ -40,7 +40,9 @@ impl LogService for LogRpc {
     ) -> Result<Response<Self::ProduceStream>, Status> {
         let broker = self.0.get()?.clone();
         let requests = Messages::of(&mut request, CLIENT_MESSAGE_BYTES_MAX)?;
-        Ok(Response::new(Box::pin(produce::serve(broker, requests))))
+        let connection = request.extensions().get::<Connection>();
+        let answers = produce::serve(broker, requests, connection);
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn fetch(

@@ -14,7 +14,7 @@ mod produce;
 mod publish;
 mod replica;
 mod subscribe;
-mod unread;
+pub(crate) mod unread;
 pub mod view;
 mod watch;
 
@@ -26,5 +26,5 @@ pub use held_body::HoldUntilSent;
 pub use held_body::encoded;
 pub use log::{LogRpc, PRODUCE_PATH};
 pub use replica::{ProbeIdentity, ReplicaRpc};
-pub use unread::UnreadRoom;
+pub use unread::{Unread, UnreadRoom};
 pub use watch::Watches;

@@ -12,15 +12,20 @@ use ottla_model::limits::{BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_I
 use ottla_model::{ErrorCode, LeaderEpoch, TimestampMs};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
+use ottla_shell::Connection;
 use ottla_shell::messages::Messages;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::Status;
 
 use super::keys::require_keys;
+use super::unread::FetchBudget;
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT, write_patience};
-use crate::produce::{Answer, Explain, PendingProduce, Responder};
+use crate::produce::{Answer, Explain, PendingProduce, Place, Responder};
 use crate::replica::{ProduceInput, Replica};
+
+/// What a partition's result takes in memory, at most: an error with its texts.
+const RESULT_BYTES: usize = 768;
 
 /// How long a request waits for others to be written before it is refused.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,10 +35,14 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 pub fn serve(
     broker: Arc<Broker>,
     mut requests: Messages<v1::ProduceRequest>,
+    connection: Option<&Connection>,
 ) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + 'static {
     let (responses, mut receiver) = mpsc::channel::<Answer>(PRODUCE_IN_FLIGHT_MAX);
+    let places = Places {
+        permits: Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX)),
+        answers: FetchBudget::of_call(&broker.answers, connection),
+    };
     let reading = tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX));
         while let Some(request) = requests.next().await? {
             let responder = Responder::Stream(responses.clone());
             begin(&broker, request, responder, Some(&places))
@@ -45,6 +54,9 @@ pub fn serve(
     async_stream::stream! {
         // Ends once the reader and every request under way have let go of the channel.
         while let Some(answer) = receiver.recv().await {
+            if let Some(place) = &answer.place {
+                place.unread.left();
+            }
             yield Ok(answer.response);
             drop(answer.place);
         }
@@ -52,6 +64,31 @@ pub fn serve(
             yield Err(status);
         }
     }
+}
+
+/// What the requests of a stream take until their answers leave.
+struct Places {
+    permits: Arc<Semaphore>,
+    answers: FetchBudget,
+}
+
+impl Places {
+    /// Waits until this stream's earlier answers are taken, and a bounded time for those of others.
+    async fn take(&self, request: &v1::ProduceRequest) -> Result<Place, ApiError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let names = request.partitions.iter().map(|part| {
+            let named = part.partition.as_ref();
+            RESULT_BYTES + named.map_or(0, |partition| partition.topic.len())
+        });
+        Ok(Place {
+            permit: permit.map_err(closed)?,
+            unread: self.answers.reserve_answer(names.sum()).await?,
+        })
+    }
+}
+
+fn closed(_: AcquireError) -> ApiError {
+    ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down")
 }
 
 /// Serves one request by itself.
@@ -72,13 +109,12 @@ async fn begin(
     broker: &Arc<Broker>,
     request: v1::ProduceRequest,
     responder: Responder,
-    places: Option<&Arc<Semaphore>>,
+    places: Option<&Places>,
 ) -> Result<(), ApiError> {
     let (acks, timeout) = check(&request)?;
     let bytes: usize = request.partitions.iter().map(|part| part.batch.len()).sum();
-    let closed = |_| ApiError::new(ErrorCode::NodeShuttingDown, "the broker is shutting down");
     let place = match places {
-        Some(places) => Some(Arc::clone(places).acquire_owned().await.map_err(closed)?),
+        Some(places) => Some(places.take(&request).await?),
         None => None,
     };
     let share = u32::try_from(bytes.clamp(1, PRODUCE_BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);

@@ -15,8 +15,9 @@ use std::time::Duration;
 use ottla_model::ErrorCode;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{
-    BATCH_BYTES_DEFAULT, FETCH_BYTES_IN_FLIGHT, FETCH_BYTES_MAX, FETCH_BYTES_PER_HOST,
-    FETCH_BYTES_PER_STREAM, VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST,
+    ANSWER_BYTES_IN_FLIGHT, ANSWER_BYTES_PER_HOST, BATCH_BYTES_DEFAULT, FETCH_BYTES_IN_FLIGHT,
+    FETCH_BYTES_MAX, FETCH_BYTES_PER_HOST, FETCH_BYTES_PER_STREAM, VIEW_BYTES_IN_FLIGHT,
+    VIEW_BYTES_PER_HOST,
 };
 use ottla_shell::{Connection, Progress};
 use parking_lot::Mutex;
@@ -114,6 +115,11 @@ impl UnreadRoom {
     /// new leader all the same.
     pub fn of_views() -> UnreadRoom {
         UnreadRoom::new(VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST)
+    }
+
+    /// The room for answers to producers. One of its own: producers must not wait for consumers.
+    pub fn of_answers() -> UnreadRoom {
+        UnreadRoom::new(ANSWER_BYTES_IN_FLIGHT, ANSWER_BYTES_PER_HOST)
     }
 
     fn part_of(&self, host: Host) -> Arc<Part> {
@@ -278,6 +284,13 @@ impl FetchBudget {
         }
         self.reserve_shared(permits, bytes.clamp(1, FETCH_BYTES_MAX))
             .await
+    }
+
+    /// Reserves what the answer to a producer may hold, before anything is done for it. Waits a
+    /// bounded time for others.
+    pub async fn reserve_answer(&self, bytes: usize) -> Result<Unread, ApiError> {
+        let bytes = bytes.clamp(1, ANSWER_BYTES_PER_HOST);
+        self.reserve_shared(Vec::new(), bytes).await
     }
 
     /// Reserves what one response may hold: what was asked for, or a batch of ordinary size; less

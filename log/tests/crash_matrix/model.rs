@@ -106,9 +106,10 @@ impl Model {
         }
     }
 
-    /// What the matrix saves as the producers' state: each batch's place and checksum.
+    /// What the matrix saves as the producers' state: each batch's place and checksum. Those below
+    /// the log's start are still known, as producers are; a crash may take the new start back.
     pub fn producers(&self) -> Vec<u8> {
-        let batches = self.readable().map(header);
+        let batches = self.batches.iter().map(header);
         batches
             .flat_map(|batch| {
                 [
@@ -147,8 +148,9 @@ impl Model {
             return Ok(());
         }
         Err(format!(
-            "producers of {numbers:?} are kept up to {}",
-            saved.upto
+            "producers of {numbers:?} are kept up to {} of {}",
+            saved.upto,
+            self.describe()
         ))
     }
 

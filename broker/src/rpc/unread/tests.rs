@@ -160,3 +160,25 @@ async fn a_stream_of_messages_has_one_in_flight_and_leaves_the_share_of_reads_al
     drop(first);
     assert!(budget.reserve_message(1).await.is_ok());
 }
+
+/// Answers that nobody read once took gigabytes: their number was bounded, not their size.
+#[tokio::test(start_paused = true)]
+async fn who_takes_no_answers_gets_no_room_for_more_and_goes_when_others_wait() {
+    let room = Arc::new(UnreadRoom::of_answers());
+    let connection = Connection::new(Some("192.0.2.1".parse().expect("an address")));
+    let silent = FetchBudget::of_call(&room, Some(&connection));
+    let size = ANSWER_BYTES_PER_HOST / 4;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut answer = silent.reserve_answer(size).await.expect("room");
+        answer.answer(size);
+        held.push(answer);
+    }
+    let elsewhere = Connection::new(Some("192.0.2.2".parse().expect("an address")));
+    let other = FetchBudget::of_call(&room, Some(&elsewhere));
+    assert!(other.reserve_answer(size).await.is_ok());
+    let refused = silent.reserve_answer(size).await.err().expect("no room");
+    assert_eq!(refused.code, ErrorCode::ThrottlingQuotaExceeded);
+    assert!(connection.is_closed());
+    assert!(!elsewhere.is_closed());
+}
