@@ -1,6 +1,6 @@
 //! Where a log is cut. Never within a batch, and never behind offsets without records: a start that
-//! finishes a cut must know from the offsets alone which batch is the last, because behind it a crash
-//! may have left parts of what was written later.
+//! finishes a cut must know from the offsets alone which batch is the last, because behind it a
+//! crash may have left parts of what was written later.
 
 use std::ops::ControlFlow;
 

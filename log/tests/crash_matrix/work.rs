@@ -109,45 +109,20 @@ impl Worker {
                 self.epoch += 1;
                 Ok(())
             }
-            Step::Truncate { log, records } => with(store, log, |n, log| {
-                let to = (log.log_end().0 - records).max(0);
-                {
-                    let mut known = store.world.known();
-                    let history = &mut known.logs[n];
-                    let mut cut = Model::clone(history.current());
-                    if to < cut.log_end {
-                        cut.truncate(to);
-                        // A cut behind offsets without records takes two entries.
-                        let first = cut.without_gap_at_end();
-                        history.next(|model| *model = first);
-                    }
-                    history.next(|model| *model = cut);
-                }
-                log.truncate(Offset(to))
-            }),
+            Step::Truncate { log, records } => {
+                with(store, log, |n, log| truncate(store, n, log, records))
+            }
             Step::RestartAt { log, at } => with(store, log, |n, log| {
                 store.world.known().logs[n].next(|model| model.restart(at));
                 log.restart_at(Offset(at))
             }),
-            Step::AdvanceLogStart { log, records } => with(store, log, |n, log| {
-                let to = (log.log_end().0 - records).max(0);
-                store.world.known().logs[n].next(|model| {
-                    model.log_start = model.log_start.max(to);
-                });
-                log.advance_log_start(Offset(to))
-            }),
+            Step::AdvanceLogStart { log, records } => {
+                with(store, log, |n, log| advance(store, n, log, records, None))
+            }
             Step::AdvanceLogStartTold { log, records } => {
                 self.ticket += 1;
-                let ticket = self.ticket;
-                with(store, log, |n, log| {
-                    let to = (log.log_end().0 - records).max(0);
-                    {
-                        let mut known = store.world.known();
-                        known.logs[n].next(|model| model.log_start = model.log_start.max(to));
-                        known.logs[n].note_ticket(ticket);
-                    }
-                    log.advance_log_start_told(ticket, Offset(to))
-                })
+                let ticket = Some(self.ticket);
+                with(store, log, |n, log| advance(store, n, log, records, ticket))
             }
             Step::Skip { log, records } => with(store, log, |n, log| {
                 let to = log.log_end().0 + records;
@@ -334,6 +309,45 @@ fn with(
     match store.get(id(n)) {
         Some(log) => ask(n, &log),
         None => Ok(()),
+    }
+}
+
+fn truncate(store: &Store, n: usize, log: &PartitionLog, records: i64) -> Result<(), LogError> {
+    let to = (log.log_end().0 - records).max(0);
+    {
+        let mut known = store.world.known();
+        let history = &mut known.logs[n];
+        let mut cut = Model::clone(history.current());
+        if to < cut.log_end {
+            cut.truncate(to);
+            // A cut behind offsets without records takes two entries.
+            let first = cut.without_gap_at_end();
+            history.next(|model| *model = first);
+        }
+        history.next(|model| *model = cut);
+    }
+    log.truncate(Offset(to))
+}
+
+fn advance(
+    store: &Store,
+    n: usize,
+    log: &PartitionLog,
+    records: i64,
+    ticket: Option<u64>,
+) -> Result<(), LogError> {
+    let to = (log.log_end().0 - records).max(0);
+    {
+        let mut known = store.world.known();
+        let history = &mut known.logs[n];
+        history.next(|model| model.log_start = model.log_start.max(to));
+        if let Some(ticket) = ticket {
+            history.note_ticket(ticket);
+        }
+    }
+    match ticket {
+        Some(ticket) => log.advance_log_start_told(ticket, Offset(to)),
+        None => log.advance_log_start(Offset(to)),
     }
 }
 
