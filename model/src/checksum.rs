@@ -32,7 +32,7 @@ mod tests {
     /// The library computes short and long inputs, and their ends, in different ways.
     #[test]
     fn every_length_agrees_with_a_computation_bit_by_bit() {
-        let bytes: Vec<u8> = (0..3_000_u32).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_u32).map(|n| ((n * n) >> 3) as u8).collect();
         let mut slow = !0_u32;
         for length in 0..bytes.len() {
             assert_eq!(crc32c(&bytes[..length]), !slow, "{length} bytes");
