@@ -51,6 +51,8 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// What was read for consumers and not taken by them yet.
     pub unread: Arc<UnreadRoom>,
+    /// Room for requests of producers that are on their way.
+    pub incoming: Arc<UnreadRoom>,
     /// Room for answers that producers have not taken.
     pub answers: Arc<UnreadRoom>,
     pub disk_reads: DiskReads,

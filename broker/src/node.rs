@@ -342,6 +342,7 @@ impl Starter {
             leader_links,
             space,
             unread: Arc::default(),
+            incoming: Arc::new(UnreadRoom::of_requests()),
             answers: Arc::new(UnreadRoom::of_answers()),
             disk_reads: DiskReads::default(),
             watches: Arc::default(),

@@ -70,6 +70,12 @@ pub const VIEW_BYTES_PER_HOST: usize = VIEW_BYTES_IN_FLIGHT / 2;
 pub const ANSWER_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 /// The same of one host.
 pub const ANSWER_BYTES_PER_HOST: usize = ANSWER_BYTES_IN_FLIGHT / 2;
+/// The most bytes of requests of producers that have begun to come and are not all there.
+pub const INCOMING_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
+/// The same of one host.
+pub const INCOMING_BYTES_PER_HOST: usize = INCOMING_BYTES_IN_FLIGHT / 2;
+/// The most fields that a request has, each entry counted: one for each partition, and others.
+pub const FIELDS_PER_MESSAGE_MAX: usize = PARTITIONS_PER_MESSAGE_MAX + 100;
 /// The most streams on which a broker tells how the cluster changes: one for each connection.
 pub const WATCHES_MAX: usize = CONNECTIONS_MAX;
 /// The most of them from one host.
@@ -113,4 +119,5 @@ const _: () = assert!(FETCH_BYTES_PER_STREAM <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(FETCH_BYTES_PER_CONNECTION_AT_FIRST <= FETCH_BYTES_PER_CONNECTION);
 const _: () = assert!(FETCH_BYTES_PER_CONNECTION <= FETCH_BYTES_PER_HOST);
 const _: () = assert!(FETCH_BYTES_MAX <= VIEW_BYTES_PER_HOST);
+const _: () = assert!(CLIENT_MESSAGE_BYTES_MAX <= INCOMING_BYTES_PER_HOST);
 const _: () = assert!(METADATA_RECORDS_PER_REQUEST_MAX <= METADATA_RECORDS_PER_ENTRY_MAX);

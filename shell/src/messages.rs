@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf as _;
+use bytes::Buf;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body::Body as _;
 use parking_lot::Mutex;
-use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use prost::{DecodeError, Message};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::codec::{Codec as _, EncodeBody};
@@ -27,21 +28,75 @@ use crate::rope::Rope;
 /// What stands before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
+/// What a message may be.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageLimits {
+    /// The most bytes that it has.
+    pub bytes: usize,
+    /// The most fields that it has, each entry of a repeated one counted. An entry of two bytes
+    /// may take hundreds in memory.
+    pub fields: usize,
+}
+
+impl MessageLimits {
+    /// Of a peer that is trusted to send what it should.
+    pub const fn of_bytes(bytes: usize) -> MessageLimits {
+        let fields = usize::MAX;
+        MessageLimits { bytes, fields }
+    }
+}
+
+/// Where messages that have begun to come find room.
+pub trait Room: Send {
+    /// What is held of it until the message is there.
+    type Part: Send;
+    /// Takes so many bytes, waiting for others as long as it sees fit.
+    fn take(&self, bytes: usize) -> impl Future<Output = Result<Self::Part, Status>> + Send;
+    /// More of a message came.
+    fn progressed(part: &Self::Part);
+}
+
+/// Room without end.
+#[derive(Debug)]
+pub struct NoBounds;
+
+impl Room for NoBounds {
+    type Part = ();
+
+    async fn take(&self, _bytes: usize) -> Result<(), Status> {
+        Ok(())
+    }
+
+    fn progressed(_part: &()) {}
+}
+
 /// The messages that a peer sends on one stream.
-pub struct Messages<M> {
+pub struct Messages<M, R: Room = NoBounds> {
     body: Body,
     received: Rope,
-    /// The most bytes that one message may have.
-    limit: usize,
+    limits: MessageLimits,
+    room: R,
+    /// What is held for a message that has begun.
+    part: Option<R::Part>,
     _message: PhantomData<fn() -> M>,
 }
 
 impl<M: Message + Default> Messages<M> {
-    pub fn new(body: Body, limit: usize) -> Messages<M> {
+    pub fn new(body: Body, limits: MessageLimits) -> Messages<M> {
+        Messages::within(body, limits, NoBounds)
+    }
+}
+
+impl<M: Message + Default, R: Room> Messages<M, R> {
+    /// Messages that take their room from `room` as soon as their length is known, unless they came
+    /// whole.
+    pub fn within(body: Body, limits: MessageLimits, room: R) -> Messages<M, R> {
         Messages {
             body,
             received: Rope::default(),
-            limit,
+            limits,
+            room,
+            part: None,
             _message: PhantomData,
         }
     }
@@ -50,11 +105,15 @@ impl<M: Message + Default> Messages<M> {
     ///
     /// # Errors
     /// The service is not, or they were taken before.
-    pub fn of<T>(request: &mut tonic::Request<T>, limit: usize) -> Result<Messages<M>, Status> {
+    pub fn of<T>(
+        request: &mut tonic::Request<T>,
+        limits: MessageLimits,
+        room: R,
+    ) -> Result<Messages<M, R>, Status> {
         let body = request.extensions_mut().remove::<RawBody>();
         let body = body.and_then(|body| body.0.lock().take());
         let body = body.ok_or_else(|| Status::internal("the request's messages were taken"))?;
-        Ok(Messages::new(body, limit))
+        Ok(Messages::within(body, limits, room))
     }
 
     /// The next message; `None` at the stream's end. Loses nothing if it is dropped while it
@@ -65,7 +124,11 @@ impl<M: Message + Default> Messages<M> {
     pub async fn next(&mut self) -> Result<Option<M>, Status> {
         loop {
             if let Some(message) = self.take()? {
+                self.part = None;
                 return Ok(Some(message));
+            }
+            if let (None, Some(bytes)) = (&self.part, self.length()) {
+                self.part = Some(self.room.take(bytes).await?);
             }
             let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await;
             let Some(frame) = frame.transpose()? else {
@@ -75,7 +138,12 @@ impl<M: Message + Default> Messages<M> {
                 };
             };
             match frame.into_data() {
-                Ok(bytes) => self.received.push(bytes),
+                Ok(bytes) => {
+                    self.received.push(bytes);
+                    if let Some(part) = &self.part {
+                        R::progressed(part);
+                    }
+                }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     match Status::from_header_map(&trailers) {
@@ -89,28 +157,58 @@ impl<M: Message + Default> Messages<M> {
 
     /// The first message of what was received, if all of it is there.
     fn take(&mut self) -> Result<Option<M>, Status> {
-        let Some([compressed, length @ ..]) = self.received.peek::<PREFIX_BYTES>() else {
+        let Some([compressed, ..]) = self.received.peek::<PREFIX_BYTES>() else {
             return Ok(None);
         };
         if compressed != 0 {
             return Err(Status::unimplemented("messages are not compressed here"));
         }
-        let length = u32::from_be_bytes(length) as usize;
-        if length > self.limit {
+        let length = self.length().unwrap_or(0);
+        if length > self.limits.bytes {
             let text = format!(
                 "the message is too large: {length} bytes; at most {} are taken",
-                self.limit
+                self.limits.bytes
             );
             return Err(Status::out_of_range(text));
         }
         if self.received.remaining() < PREFIX_BYTES + length {
             return Ok(None);
         }
+        if self.limits.fields < usize::MAX {
+            let mut look = self.received.look(PREFIX_BYTES + length);
+            look.advance(PREFIX_BYTES);
+            check_fields(look, self.limits.fields)?;
+        }
         self.received.advance(PREFIX_BYTES);
         let message = M::decode((&mut self.received).take(length));
-        let malformed = |error| Status::internal(format!("a message cannot be read: {error}"));
         message.map(Some).map_err(malformed)
     }
+
+    /// The length of the message that comes next, if its prefix is there.
+    fn length(&self) -> Option<usize> {
+        let [_, length @ ..] = self.received.peek::<PREFIX_BYTES>()?;
+        Some(u32::from_be_bytes(length) as usize)
+    }
+}
+
+fn malformed(error: DecodeError) -> Status {
+    Status::internal(format!("a message cannot be read: {error}"))
+}
+
+/// Refuses a message of too many fields before any of them takes memory.
+fn check_fields(mut message: impl Buf, most: usize) -> Result<(), Status> {
+    let mut count = 0;
+    while message.has_remaining() {
+        let (tag, wire_type) = decode_key(&mut message).map_err(malformed)?;
+        let context = DecodeContext::default();
+        skip_field(wire_type, tag, &mut message, context).map_err(malformed)?;
+        count += 1;
+        if count > most {
+            let text = format!("the message has more than {most} fields and entries");
+            return Err(Status::invalid_argument(text));
+        }
+    }
+    Ok(())
 }
 
 /// Calls a method with messages in both directions. `path` is that of the method: service and
@@ -122,7 +220,7 @@ pub async fn open_stream<Q, A>(
     channel: Channel,
     path: &'static str,
     requests: impl Stream<Item = Q> + Send + 'static,
-    limit: usize,
+    limits: MessageLimits,
 ) -> Result<Messages<A>, Status>
 where
     Q: Message + Default + 'static,
@@ -149,7 +247,7 @@ where
         let text = format!("the peer answered with HTTP status {}", response.status());
         return Err(Status::unknown(text));
     }
-    Ok(Messages::new(response.into_body(), limit))
+    Ok(Messages::new(response.into_body(), limits))
 }
 
 /// A service one of whose methods reads its messages by [`Messages::of`], not from the stream that
@@ -231,6 +329,11 @@ mod tests {
         out.freeze()
     }
 
+    const LIMITS: MessageLimits = MessageLimits {
+        bytes: 100,
+        fields: 20,
+    };
+
     fn cut(bytes: &Bytes, at: usize) -> Vec<Bytes> {
         bytes.chunks(at).map(Bytes::copy_from_slice).collect()
     }
@@ -241,7 +344,7 @@ mod tests {
             status.add_header(&mut trailers).expect("a plain status");
             trailers
         });
-        Messages::new(Body::new(Pieces(pieces, trailers)), 100)
+        Messages::new(Body::new(Pieces(pieces, trailers)), LIMITS)
     }
 
     #[tokio::test]
@@ -256,6 +359,56 @@ mod tests {
             }
             assert_eq!(messages.next().await.expect("the end"), None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_message_of_too_many_fields_is_refused_before_it_is_read() {
+        let fields = |count: usize| {
+            let fields = [0x0a, 1, b'x'].repeat(count);
+            let length = (fields.len() as u32).to_be_bytes();
+            Bytes::from([&[0], &length[..], &fields].concat())
+        };
+        let most = LIMITS.fields;
+        for at in [1, 7, 1_000] {
+            let mut some = messages(cut(&fields(most), at), None);
+            assert_eq!(some.next().await.expect("it is read").as_deref(), Some("x"));
+            let mut many = messages(cut(&fields(most + 1), at), None);
+            let error = many.next().await.expect_err("too many");
+            assert_eq!(error.code(), Code::InvalidArgument);
+        }
+        let endless = Bytes::from_static(&[0, 0, 0, 0, 3, 0x0a, 0xff, 0x01]);
+        let error = messages(vec![endless], None).next().await;
+        assert_eq!(error.expect_err("no such length").code(), Code::Internal);
+    }
+
+    /// Room of which it is told what was asked for.
+    struct Told(Arc<Mutex<Vec<usize>>>);
+
+    impl Room for Told {
+        type Part = Arc<()>;
+
+        async fn take(&self, bytes: usize) -> Result<Arc<()>, Status> {
+            self.0.lock().push(bytes);
+            Ok(Arc::default())
+        }
+
+        fn progressed(_part: &Arc<()>) {}
+    }
+
+    #[tokio::test]
+    async fn only_messages_that_do_not_come_at_once_take_room_and_only_once() {
+        let long = "x".repeat(90);
+        let bytes = encoded(&["one", &long, "two"]);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let body = Body::new(Pieces(cut(&bytes, 30), None));
+        let room = Told(Arc::clone(&asked));
+        let mut messages = Messages::<String, Told>::within(body, LIMITS, room);
+        for expected in ["one", &long, "two"] {
+            let message = messages.next().await.expect("a message");
+            assert_eq!(message.as_deref(), Some(expected));
+            assert!(messages.part.is_none(), "it is given back");
+        }
+        assert_eq!(asked.lock()[..], [92]);
     }
 
     #[tokio::test]

@@ -61,6 +61,55 @@ impl Rope {
     }
 }
 
+/// Looks at the bytes of a rope without taking them.
+pub(crate) struct Look<'a> {
+    chunks: Vec<&'a [u8]>,
+    at: usize,
+    bytes: usize,
+}
+
+impl Rope {
+    /// A look at the first bytes, `count` of which must be there.
+    pub fn look(&self, count: usize) -> Look<'_> {
+        assert!(count <= self.bytes, "{count} of {} bytes", self.bytes);
+        let pieces = self.pieces.iter().map(|piece| &piece.rest[..]);
+        let mut left = count;
+        let chunks = pieces.chain([&self.gathered[..]]).map_while(|chunk| {
+            let part = &chunk[..chunk.len().min(left)];
+            left -= part.len();
+            (!part.is_empty()).then_some(part)
+        });
+        Look {
+            chunks: chunks.collect(),
+            at: 0,
+            bytes: count,
+        }
+    }
+}
+
+impl Buf for Look<'_> {
+    fn remaining(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.chunks.get(self.at).copied().unwrap_or_default()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.bytes, "{count} of {} bytes", self.bytes);
+        self.bytes -= count;
+        while let Some(chunk) = self.chunks.get_mut(self.at) {
+            if count < chunk.len() {
+                *chunk = &chunk[count..];
+                return;
+            }
+            count -= chunk.len();
+            self.at += 1;
+        }
+    }
+}
+
 impl Buf for Rope {
     fn remaining(&self) -> usize {
         self.bytes

@@ -13,7 +13,7 @@ use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
 use ottla_proto::v1;
-use ottla_shell::messages::{Messages, open_stream};
+use ottla_shell::messages::{MessageLimits, Messages, open_stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
@@ -229,7 +229,7 @@ impl LeaderLink {
             channel,
             REPLICATE_PATH,
             requests,
-            INTERNAL_MESSAGE_BYTES_MAX,
+            MessageLimits::of_bytes(INTERNAL_MESSAGE_BYTES_MAX),
         );
         let mut incoming: Messages<v1::ReplicateResponse> =
             tokio::time::timeout(OPEN_TIMEOUT, open)

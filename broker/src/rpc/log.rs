@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use ottla_model::limits::CLIENT_MESSAGE_BYTES_MAX;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::log_service_server::LogService;
@@ -39,8 +38,10 @@ impl LogService for LogRpc {
         mut request: Request<Streaming<v1::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStream>, Status> {
         let broker = self.0.get()?.clone();
-        let requests = Messages::of(&mut request, CLIENT_MESSAGE_BYTES_MAX)?;
-        let connection = request.extensions().get::<Connection>();
+        let connection = request.extensions().get::<Connection>().cloned();
+        let connection = connection.as_ref();
+        let room = produce::Incoming::of(&broker, connection);
+        let requests = Messages::of(&mut request, produce::LIMITS, room)?;
         let answers = produce::serve(broker, requests, connection);
         Ok(Response::new(Box::pin(answers)))
     }

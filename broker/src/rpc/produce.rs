@@ -8,21 +8,30 @@ use ottla_metadata::MetadataImage;
 use ottla_model::batch::{BatchHeader, TimestampWindow, validate_produced};
 use ottla_model::config::{TimestampType, TopicConfig};
 use ottla_model::error::ApiError;
-use ottla_model::limits::{BATCH_BYTES_MAX, PARTITIONS_PER_MESSAGE_MAX, PRODUCE_IN_FLIGHT_MAX};
+use ottla_model::limits::{
+    BATCH_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, FIELDS_PER_MESSAGE_MAX, PARTITIONS_PER_MESSAGE_MAX,
+    PRODUCE_IN_FLIGHT_MAX,
+};
 use ottla_model::{ErrorCode, LeaderEpoch, TimestampMs};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_shell::Connection;
-use ottla_shell::messages::Messages;
+use ottla_shell::messages::{MessageLimits, Messages, Room};
 use tokio::sync::{AcquireError, Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::Status;
 
 use super::keys::require_keys;
-use super::unread::FetchBudget;
+use super::unread::{FetchBudget, Unread};
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT, write_patience};
 use crate::produce::{Answer, Explain, PendingProduce, Place, Responder};
 use crate::replica::{ProduceInput, Replica};
+
+/// What a request may be.
+pub const LIMITS: MessageLimits = MessageLimits {
+    bytes: CLIENT_MESSAGE_BYTES_MAX,
+    fields: FIELDS_PER_MESSAGE_MAX,
+};
 
 /// What a partition's result takes in memory, at most: an error with its texts.
 const RESULT_BYTES: usize = 768;
@@ -34,7 +43,7 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 /// requests before it.
 pub fn serve(
     broker: Arc<Broker>,
-    mut requests: Messages<v1::ProduceRequest>,
+    mut requests: Messages<v1::ProduceRequest, Incoming>,
     connection: Option<&Connection>,
 ) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + 'static {
     let (responses, mut receiver) = mpsc::channel::<Answer>(PRODUCE_IN_FLIGHT_MAX);
@@ -63,6 +72,28 @@ pub fn serve(
         if let Ok(Err(status)) = reading.await {
             yield Err(status);
         }
+    }
+}
+
+/// Where a stream's requests find room while they come.
+pub struct Incoming(FetchBudget);
+
+impl Incoming {
+    pub fn of(broker: &Broker, connection: Option<&Connection>) -> Incoming {
+        Incoming(FetchBudget::of_call(&broker.incoming, connection))
+    }
+}
+
+impl Room for Incoming {
+    type Part = Unread;
+
+    async fn take(&self, bytes: usize) -> Result<Unread, Status> {
+        let taken = self.0.reserve_request(bytes).await;
+        taken.map_err(|error| to_status(&error))
+    }
+
+    fn progressed(part: &Unread) {
+        part.left();
     }
 }
 

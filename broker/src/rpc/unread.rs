@@ -16,8 +16,8 @@ use ottla_model::ErrorCode;
 use ottla_model::error::ApiError;
 use ottla_model::limits::{
     ANSWER_BYTES_IN_FLIGHT, ANSWER_BYTES_PER_HOST, BATCH_BYTES_DEFAULT, FETCH_BYTES_IN_FLIGHT,
-    FETCH_BYTES_MAX, FETCH_BYTES_PER_HOST, FETCH_BYTES_PER_STREAM, VIEW_BYTES_IN_FLIGHT,
-    VIEW_BYTES_PER_HOST,
+    FETCH_BYTES_MAX, FETCH_BYTES_PER_HOST, FETCH_BYTES_PER_STREAM, INCOMING_BYTES_IN_FLIGHT,
+    INCOMING_BYTES_PER_HOST, VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST,
 };
 use ottla_shell::{Connection, Progress};
 use parking_lot::Mutex;
@@ -115,6 +115,11 @@ impl UnreadRoom {
     /// new leader all the same.
     pub fn of_views() -> UnreadRoom {
         UnreadRoom::new(VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST)
+    }
+
+    /// The room for requests of producers that are on their way.
+    pub fn of_requests() -> UnreadRoom {
+        UnreadRoom::new(INCOMING_BYTES_IN_FLIGHT, INCOMING_BYTES_PER_HOST)
     }
 
     /// The room for answers to producers. One of its own: producers must not wait for consumers.
@@ -291,6 +296,15 @@ impl FetchBudget {
     pub async fn reserve_answer(&self, bytes: usize) -> Result<Unread, ApiError> {
         let bytes = bytes.clamp(1, ANSWER_BYTES_PER_HOST);
         self.reserve_shared(Vec::new(), bytes).await
+    }
+
+    /// Reserves what a request holds that has begun to come: its sender is waited for from now on.
+    /// Waits a bounded time for others.
+    pub async fn reserve_request(&self, bytes: usize) -> Result<Unread, ApiError> {
+        let bytes = bytes.clamp(1, INCOMING_BYTES_PER_HOST);
+        let mut request = self.reserve_shared(Vec::new(), bytes).await?;
+        request.answer(bytes);
+        Ok(request)
     }
 
     /// Reserves what one response may hold: what was asked for, or a batch of ordinary size; less

@@ -54,6 +54,7 @@ async fn health(args: HealthArgs) -> CommandResult {
     let format = args.request.output.output;
     let verdict = match look_once(&args.request).await {
         Ok(verdict) => verdict,
+        Err(error) if error.exit == Exit::Usage => return Err(error),
         Err(error) => return Err(unanswered(error, format)?),
     };
     output::print(format, &verdict, Verdict::to_string)?;
@@ -101,6 +102,7 @@ async fn watch(args: HealthArgs) -> CommandResult {
     loop {
         let now = match look(&mut client, &args.request).await {
             Ok(verdict) => Last::Verdict(Box::new(verdict)),
+            Err(error) if error.exit == Exit::Usage => return Err(error),
             Err(error) => Last::Unreachable(error.to_string()),
         };
         if now != last {

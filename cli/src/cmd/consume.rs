@@ -54,7 +54,8 @@ pub struct ConsumeArgs {
     /// start), -N (N before the end), or @ and a time: @2026-01-31T12:00:00Z (or with an offset
     /// such as +01:00; UTC without one), @2026-01-31, @1769860800000 (milliseconds since 1970), or
     /// @-1h for an hour ago. A time means the first record at or after it. FROM:TO ends before TO:
-    /// 10:20, :end, @-1h:end, @2026-01-30:@2026-01-31
+    /// 10:20, :end, @-1h:end, @2026-01-30:@2026-01-31. A TO that a partition does not reach yet is
+    /// waited for; --timeout bounds that
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     offset: Option<Span>,
     /// End after so many records
