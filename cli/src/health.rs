@@ -112,9 +112,9 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
         FindingKind::Lost,
         &lost,
         "no whole copy: every broker that could lead has found its data damaged, lost or replaced \
-         by an older copy, or was unregistered. Set unclean.leader.election.enable=true on the topic to go on with what \
-         its brokers still hold, without the lost records, or delete it; damaged files stand in \
-         `quarantine` in their data directories",
+         by an older copy, or was unregistered. Set unclean.leader.election.enable=true on the \
+         topic to go on with what its brokers still hold, without the lost records, or delete it; \
+         damaged files stand in `quarantine` in their data directories",
     );
     partition_finding(
         &mut findings,
