@@ -151,11 +151,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::rpc::unread::{FetchBudget, UnreadRoom};
+    use crate::rpc::unread::{CallBudget, UnreadRoom};
 
     #[tokio::test]
     async fn bytes_are_given_back_with_the_answer_and_the_place_only_when_it_leaves() {
-        let budget = FetchBudget::of_call(&Arc::new(UnreadRoom::of_answers()), None);
+        let budget = CallBudget::of_call(&Arc::new(UnreadRoom::of_answers()), None);
         let unread = budget.reserve_answer(100);
         let (bytes, places) = (Arc::new(Semaphore::new(9)), Arc::new(Semaphore::new(1)));
         let (sender, mut answers) = mpsc::channel(1);

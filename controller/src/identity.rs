@@ -1,12 +1,12 @@
 //! Who this node is, kept in its directory: node id, directory id, format version and, once
 //! known, the cluster. A directory is made once; its id never changes.
 
-use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ottla_log::{Disk, disk::OpenMode};
+use ottla_model::checksum::crc32c;
 use ottla_model::{ClusterId, DirectoryId, NodeId};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};

@@ -5,11 +5,11 @@
 //! it contains the journal, its start and end, up to where it was compacted, its leader epochs and
 //! its segments; CRC-32C of all.
 
-use ottla_model::checksum::crc32c;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
+use ottla_model::checksum::crc32c;
 use ottla_model::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition};
 
 use crate::disk::{Disk, OpenMode};

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
 use super::held_body::Held;
-use super::unread::{FetchBudget, Unread};
+use super::unread::{CallBudget, Unread};
 use crate::broker::Broker;
 use crate::replica::{Replica, chain};
 
@@ -43,7 +43,7 @@ pub fn serve(
     held: Held,
     requests: Streaming<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<> {
-    let budget = FetchBudget::of_stream(&broker.unread, connection);
+    let budget = CallBudget::of_stream(&broker.unread, connection);
     let (sender, mut receiver) = mpsc::channel(1);
     // Apart from the stream, which nobody polls while its reader takes nothing: a fetch that waits
     // for room must go on once it is given some.
@@ -90,7 +90,7 @@ struct Target<'a> {
 pub async fn fetch(
     broker: &Broker,
     request: &v1::FetchRequest,
-    budget: &FetchBudget,
+    budget: &CallBudget,
 ) -> Result<Fetched, Status> {
     check(request).map_err(|error| to_status(&error))?;
     let deadline =

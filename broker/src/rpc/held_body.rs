@@ -265,14 +265,14 @@ mod tests {
     use futures::task::noop_waker;
     use ottla_shell::Connection;
 
-    use super::super::unread::{FetchBudget, UnreadRoom};
+    use super::super::unread::{CallBudget, UnreadRoom};
     use super::*;
 
     #[tokio::test]
     async fn what_an_answer_holds_is_returned_with_its_last_piece() {
         let connection = Connection::new(None);
         let share = connection.share();
-        let budget = FetchBudget::of_call(&Arc::new(UnreadRoom::default()), Some(&connection));
+        let budget = CallBudget::of_call(&Arc::new(UnreadRoom::default()), Some(&connection));
         let whole = vec![7; 3 * PIECE_BYTES + 1];
         let held = Held::default();
         let mut unread = budget.reserve(1).await.expect("room");

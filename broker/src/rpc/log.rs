@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::held_body::Held;
-use super::unread::FetchBudget;
+use super::unread::CallBudget;
 use super::{delete_records, fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
 
@@ -70,7 +70,7 @@ impl LogService for LogRpc {
     ) -> Result<Response<v1::FetchOnceResponse>, Status> {
         let broker = self.0.get()?;
         let connection = request.extensions().get::<Connection>();
-        let budget = FetchBudget::of_call(&broker.unread, connection);
+        let budget = CallBudget::of_call(&broker.unread, connection);
         let fetch = request.into_inner().fetch.unwrap_or_default();
         let fetched = fetch::fetch(broker, &fetch, &budget).await?;
         let mut response = Response::new(v1::FetchOnceResponse {
@@ -116,7 +116,7 @@ impl LogService for LogRpc {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let broker = self.0.get()?.clone();
         let connection = request.extensions().get::<Connection>().cloned();
-        let budget = FetchBudget::of_stream(&broker.unread, connection.as_ref());
+        let budget = CallBudget::of_stream(&broker.unread, connection.as_ref());
         let held = Held::default();
         let stream = subscribe::subscribe(broker, budget, held.clone(), request.into_inner())?;
         let mut response: Response<Self::SubscribeStream> = Response::new(Box::pin(stream));

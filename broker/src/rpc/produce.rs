@@ -22,7 +22,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::keys::require_keys;
-use super::unread::{FetchBudget, Unread};
+use super::unread::{CallBudget, Unread};
 use crate::broker::{Broker, PRODUCE_BYTES_IN_FLIGHT, write_patience};
 use crate::produce::{Answer, Explain, PendingProduce, Place, Responder};
 use crate::replica::{ProduceInput, Replica};
@@ -33,7 +33,8 @@ pub const LIMITS: MessageLimits = MessageLimits {
     fields: FIELDS_PER_MESSAGE_MAX,
 };
 
-/// What a partition's result takes in memory, at most: an error with its texts.
+/// About what a partition's result takes in memory beside the topic's name: an error with its
+/// texts.
 const RESULT_BYTES: usize = 768;
 
 /// How long a request waits for others to be written before it is refused.
@@ -49,7 +50,7 @@ pub fn serve(
     let (responses, mut receiver) = mpsc::channel::<Answer>(PRODUCE_IN_FLIGHT_MAX);
     let places = Places {
         permits: Arc::new(Semaphore::new(PRODUCE_IN_FLIGHT_MAX)),
-        answers: FetchBudget::of_call(&broker.answers, connection),
+        answers: CallBudget::of_call(&broker.answers, connection),
     };
     let reading = tokio::spawn(async move {
         while let Some(request) = requests.next().await? {
@@ -76,11 +77,11 @@ pub fn serve(
 }
 
 /// Where a stream's requests find room while they come.
-pub struct Incoming(FetchBudget);
+pub struct Incoming(CallBudget);
 
 impl Incoming {
     pub fn of(broker: &Broker, connection: Option<&Connection>) -> Incoming {
-        Incoming(FetchBudget::of_call(&broker.incoming, connection))
+        Incoming(CallBudget::of_call(&broker.incoming, connection))
     }
 }
 
@@ -100,7 +101,7 @@ impl Room for Incoming {
 /// What the requests of a stream take until their answers leave.
 struct Places {
     permits: Arc<Semaphore>,
-    answers: FetchBudget,
+    answers: CallBudget,
 }
 
 impl Places {

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 
 use super::held_body::Held;
 use super::publish::topic;
-use super::unread::{FetchBudget, Unread};
+use super::unread::{CallBudget, Unread};
 use super::{fetch, list_offsets};
 use crate::broker::Broker;
 use crate::net::internal_channel;
@@ -36,7 +36,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// waiting does not mend.
 pub fn subscribe(
     broker: Arc<Broker>,
-    budget: FetchBudget,
+    budget: CallBudget,
     held: Held,
     request: v1::SubscribeRequest,
 ) -> Result<impl Stream<Item = Result<v1::SubscribeResponse, Status>> + Send + 'static, Status> {
@@ -109,7 +109,7 @@ struct Reader {
     topic: String,
     id: TopicIdPartition,
     until_end: bool,
-    budget: FetchBudget,
+    budget: CallBudget,
 }
 
 type Records = Result<(Vec<v1::SubscribedRecord>, Unread), ApiError>;
@@ -302,7 +302,7 @@ impl Reader {
         };
         let response = match self.leader(clients)? {
             None => {
-                let budget = FetchBudget::of_call(&self.broker.unread, None);
+                let budget = CallBudget::of_call(&self.broker.unread, None);
                 fetch::fetch(&self.broker, &request, &budget)
                     .await
                     .map(|fetched| fetched.response)

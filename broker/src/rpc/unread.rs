@@ -1,10 +1,6 @@
-//! What was read for consumers and not taken by them yet: how much of it there may be, and who has
-//! to go when others wait for room and somebody takes nothing.
-//!
-//! A host has at most half of the room, so that it delays no other, however many connections it
-//! opens. Those who wait for room push out calls that stall, longest first. Their connections are
-//! closed, because the HTTP/2 layer drops what it holds for a stalled reader on no other terms.
-//! Nobody is pushed out while there is room, or for being slow.
+//! What clients make a broker hold: what was read for consumers and answered to producers that
+//! they have not taken yet, and what producers have begun to send. How much of each there may be,
+//! and who has to go when others wait for room and somebody stands still.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -75,8 +71,10 @@ impl Part {
     }
 }
 
-/// The room of a broker for what consumers have not taken yet.
+/// The room of a broker for one kind of what clients make it hold.
 pub struct UnreadRoom {
+    /// What fills it, for people.
+    full_of: &'static str,
     all: Part,
     per_host: usize,
     hosts: Mutex<Hosts>,
@@ -97,13 +95,15 @@ struct Calls {
 
 impl Default for UnreadRoom {
     fn default() -> UnreadRoom {
-        UnreadRoom::new(FETCH_BYTES_IN_FLIGHT, FETCH_BYTES_PER_HOST)
+        let full_of = "too much that was read for consumers waits to be taken";
+        UnreadRoom::new(full_of, FETCH_BYTES_IN_FLIGHT, FETCH_BYTES_PER_HOST)
     }
 }
 
 impl UnreadRoom {
-    fn new(bytes: usize, per_host: usize) -> UnreadRoom {
+    fn new(full_of: &'static str, bytes: usize, per_host: usize) -> UnreadRoom {
         UnreadRoom {
+            full_of,
             all: Part::new(bytes),
             per_host,
             hosts: Mutex::default(),
@@ -114,17 +114,20 @@ impl UnreadRoom {
     /// The room for views of the cluster. One of its own: who reads records slowly must learn of a
     /// new leader all the same.
     pub fn of_views() -> UnreadRoom {
-        UnreadRoom::new(VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST)
+        let full_of = "too many views of the cluster wait to be taken";
+        UnreadRoom::new(full_of, VIEW_BYTES_IN_FLIGHT, VIEW_BYTES_PER_HOST)
     }
 
     /// The room for requests of producers that are on their way.
     pub fn of_requests() -> UnreadRoom {
-        UnreadRoom::new(INCOMING_BYTES_IN_FLIGHT, INCOMING_BYTES_PER_HOST)
+        let full_of = "too many requests of producers are on their way";
+        UnreadRoom::new(full_of, INCOMING_BYTES_IN_FLIGHT, INCOMING_BYTES_PER_HOST)
     }
 
     /// The room for answers to producers. One of its own: producers must not wait for consumers.
     pub fn of_answers() -> UnreadRoom {
-        UnreadRoom::new(ANSWER_BYTES_IN_FLIGHT, ANSWER_BYTES_PER_HOST)
+        let full_of = "too many answers to producers wait to be taken";
+        UnreadRoom::new(full_of, ANSWER_BYTES_IN_FLIGHT, ANSWER_BYTES_PER_HOST)
     }
 
     fn part_of(&self, host: Host) -> Arc<Part> {
@@ -177,8 +180,9 @@ impl UnreadRoom {
             freed += call.held.load(Ordering::Relaxed);
             tracing::info!(
                 host = ?call.host,
-                unread_bytes = call.held.load(Ordering::Relaxed),
-                "closed a connection that took nothing of its answers while others waited for room"
+                held_bytes = call.held.load(Ordering::Relaxed),
+                "closed a connection that stood still while others waited for room: {}",
+                self.full_of
             );
             call.connection.close();
         }
@@ -209,15 +213,14 @@ impl UnreadRoom {
                 () = sleep_until(pause) => {}
             }
             if Instant::now() >= deadline {
-                let message = "too much that was read for consumers waits to be taken; try again \
-                               in a moment";
+                let message = format!("{}; try again in a moment", self.full_of);
                 return Err(ApiError::new(ErrorCode::ThrottlingQuotaExceeded, message));
             }
         }
     }
 }
 
-/// A call whose answers hold room.
+/// A call whose answers, or whose requests, hold room.
 struct Call {
     connection: Connection,
     host: Option<Host>,
@@ -240,37 +243,37 @@ impl Call {
 /// broker's. What is not its own is asked for last, so that who waits for its own share keeps
 /// nothing from the others.
 #[derive(Clone)]
-pub struct FetchBudget {
+pub struct CallBudget {
     room: Arc<UnreadRoom>,
     /// `None` of what this broker asks of itself.
     call: Option<Arc<Call>>,
     stream: Option<Arc<Semaphore>>,
 }
 
-impl FetchBudget {
+impl CallBudget {
     /// The budget of a call by itself, on this connection.
-    pub fn of_call(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> FetchBudget {
-        FetchBudget {
+    pub fn of_call(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> CallBudget {
+        CallBudget {
             room: Arc::clone(room),
             call: connection.map(|connection| room.enter(connection)),
             stream: None,
         }
     }
 
-    pub fn of_stream(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> FetchBudget {
+    pub fn of_stream(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> CallBudget {
         let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_PER_STREAM)));
-        FetchBudget {
+        CallBudget {
             stream,
-            ..FetchBudget::of_call(room, connection)
+            ..CallBudget::of_call(room, connection)
         }
     }
 
     /// The budget of a stream that has one message in flight at a time.
-    pub fn of_messages(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> FetchBudget {
+    pub fn of_messages(room: &Arc<UnreadRoom>, connection: Option<&Connection>) -> CallBudget {
         let stream = Some(Arc::new(Semaphore::new(FETCH_BYTES_MAX)));
-        FetchBudget {
+        CallBudget {
             stream,
-            ..FetchBudget::of_call(room, connection)
+            ..CallBudget::of_call(room, connection)
         }
     }
 

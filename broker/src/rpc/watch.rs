@@ -22,7 +22,7 @@ use tonic::Status;
 
 use super::cluster::all_topics;
 use super::held_body::{Held, encoded};
-use super::unread::{FetchBudget, Host, UnreadRoom, host};
+use super::unread::{CallBudget, Host, UnreadRoom, host};
 use super::view;
 use crate::broker::Broker;
 use crate::image::ImageChange;
@@ -122,7 +122,7 @@ impl Watches {
         seats.by_host.insert(host, here + 1);
         Ok(Seat {
             watches: Arc::clone(self),
-            budget: FetchBudget::of_messages(&self.room, connection),
+            budget: CallBudget::of_messages(&self.room, connection),
             host,
         })
     }
@@ -163,7 +163,7 @@ impl Watches {
 /// One of those who watch, until dropped.
 pub struct Seat {
     watches: Arc<Watches>,
-    budget: FetchBudget,
+    budget: CallBudget,
     host: Option<Host>,
 }
 

@@ -1,7 +1,6 @@
 //! The consensus' calls to its peers: appends over a pipelined stream, votes, snapshots in parts.
 //! Every call carries who sends and who shall receive, and ends within its deadline.
 
-use ottla_model::checksum::crc32c;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, alias::VoteOf};
 use ottla_metadata::Endpoint;
 use ottla_model::NodeId;
+use ottla_model::checksum::crc32c;
 use ottla_model::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use ottla_proto::v1;
 use ottla_proto::v1::raft_service_client::RaftServiceClient;

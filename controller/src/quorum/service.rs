@@ -1,7 +1,6 @@
 //! The consensus' side of the calls from its peers. Runs where the node's internal port is
 //! served, and hands everything over to the consensus' own thread.
 
-use ottla_model::checksum::crc32c;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use ottla_model::NodeId;
+use ottla_model::checksum::crc32c;
 use ottla_proto::v1;
 use ottla_proto::v1::raft_service_server::RaftService;
 use parking_lot::Mutex;

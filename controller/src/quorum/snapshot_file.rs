@@ -2,13 +2,13 @@
 //! the directory synced. The one before is kept, so that a damaged file costs nothing but a longer
 //! replay.
 
-use ottla_model::checksum::crc32c;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use ottla_log::{Disk, disk::OpenMode};
+use ottla_model::checksum::crc32c;
 
 use super::types::SnapshotMeta;
 

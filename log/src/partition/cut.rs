@@ -36,7 +36,7 @@ impl PartitionLog {
         if to <= log_start || to >= log_end {
             return Ok(cut);
         }
-        if let Some((base, _)) = self.batch_at_or_behind(to)? {
+        if let Some(base) = self.base_at_or_behind(to)? {
             cut.log_end = base.min(to);
         }
         cut.batches_end = cut.log_end;
@@ -50,7 +50,10 @@ impl PartitionLog {
     fn batches_end(&self, offset: Offset) -> Result<Offset, ReadError> {
         // Almost always there.
         let before = Offset(offset.0 - 1);
-        if matches!(self.batch_at_or_behind(before)?, Some((base, _)) if base < offset) {
+        if self
+            .base_at_or_behind(before)?
+            .is_some_and(|base| base < offset)
+        {
             return Ok(offset);
         }
         let (log_start, bases) = {
@@ -76,11 +79,11 @@ impl PartitionLog {
         Ok(log_start)
     }
 
-    /// The first batch that ends behind `offset`: its base and its end.
-    fn batch_at_or_behind(&self, offset: Offset) -> Result<Option<(Offset, Offset)>, ReadError> {
+    /// Where the first batch begins that ends behind `offset`.
+    fn base_at_or_behind(&self, offset: Offset) -> Result<Option<Offset>, ReadError> {
         let mut found = None;
         self.visit_headers(offset, &mut |header| {
-            found = Some((header.base_offset, header.next_offset()));
+            found = Some(header.base_offset);
             ControlFlow::Break(())
         })?;
         Ok(found)

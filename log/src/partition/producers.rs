@@ -10,11 +10,11 @@
 //! Big endian: magic, version, topic id, partition, offset, leader epoch of what lies before it,
 //! bytes; then the bytes, and CRC-32C of all.
 
-use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use ottla_model::checksum::crc32c;
 use ottla_model::{LeaderEpoch, Offset, TopicIdPartition};
 
 use super::PartitionLog;

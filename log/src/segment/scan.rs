@@ -1,11 +1,11 @@
 //! Walking a segment's batches, and reading them with their checksums verified.
 
-use ottla_model::checksum::crc32c;
 use std::path::Path;
 
 use bytes::Bytes;
 use ottla_model::Offset;
 use ottla_model::batch::{BatchHeader, HEADER_BYTES, next_batch};
+use ottla_model::checksum::crc32c;
 
 use super::check_header;
 use crate::disk::DiskFile;

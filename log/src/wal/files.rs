@@ -1,11 +1,12 @@
 //! The files of a write-ahead log: their names, their creation, and the file that holds the log's
 //! identity.
 
-use ottla_model::checksum::crc32c;
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ottla_model::checksum::crc32c;
 
 use super::WalFile;
 use crate::disk::{BLOCK_BYTES, Disk, OpenMode};

@@ -1,10 +1,10 @@
 //! Building a batch from records, for producers and for `Publish`.
 
-use crate::checksum::crc32c;
 use bytes::{BufMut, Bytes};
 
 use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
 use super::varint::{put_varlong, varlong_bytes};
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use crate::limits::RECORDS_PER_BATCH_MAX;

@@ -1,12 +1,12 @@
 //! Looking at the records of a batch without copying them, and taking some of them out: what
 //! compaction needs. Offsets, sequences, epochs and the span of the batch never change.
 
-use crate::checksum::crc32c;
 use bytes::Bytes;
 
 use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
 use super::records::{RecordsError, unpack};
 use super::varint::{put_varlong, take_varint, take_varlong};
+use crate::checksum::crc32c;
 use crate::offset::Offset;
 use crate::time::TimestampMs;
 

@@ -1,8 +1,8 @@
-use crate::checksum::crc32c;
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use crate::offset::Offset;

@@ -24,7 +24,7 @@ async fn fill(room: &Arc<UnreadRoom>, address: &str) -> Vec<(Connection, Unread)
 }
 
 async fn reserve(room: &Arc<UnreadRoom>, connection: &Connection) -> Result<Unread, ApiError> {
-    let budget = FetchBudget::of_stream(room, Some(connection));
+    let budget = CallBudget::of_stream(room, Some(connection));
     budget.reserve(FETCH_BYTES_MAX).await
 }
 
@@ -150,7 +150,7 @@ async fn a_stream_of_messages_has_one_in_flight_and_leaves_the_share_of_reads_al
     let room = Arc::new(UnreadRoom::of_views());
     let connection = Connection::new(Some("192.0.2.1".parse().expect("an address")));
     let share = connection.unread_bytes().available_permits();
-    let budget = FetchBudget::of_messages(&room, Some(&connection));
+    let budget = CallBudget::of_messages(&room, Some(&connection));
     let mut first = budget.reserve_message(1_000).await.expect("room");
     first.answer(900);
     let second = budget.reserve_message(1);
@@ -166,7 +166,7 @@ async fn a_stream_of_messages_has_one_in_flight_and_leaves_the_share_of_reads_al
 async fn who_takes_no_answers_gets_no_room_for_more_and_goes_when_others_wait() {
     let room = Arc::new(UnreadRoom::of_answers());
     let connection = Connection::new(Some("192.0.2.1".parse().expect("an address")));
-    let silent = FetchBudget::of_call(&room, Some(&connection));
+    let silent = CallBudget::of_call(&room, Some(&connection));
     let size = ANSWER_BYTES_PER_HOST / 4;
     let mut held = Vec::new();
     for _ in 0..4 {
@@ -175,7 +175,7 @@ async fn who_takes_no_answers_gets_no_room_for_more_and_goes_when_others_wait() 
         held.push(answer);
     }
     let elsewhere = Connection::new(Some("192.0.2.2".parse().expect("an address")));
-    let other = FetchBudget::of_call(&room, Some(&elsewhere));
+    let other = CallBudget::of_call(&room, Some(&elsewhere));
     assert!(other.reserve_answer(size).await.is_ok());
     let refused = silent.reserve_answer(size).await.err().expect("no room");
     assert_eq!(refused.code, ErrorCode::ThrottlingQuotaExceeded);

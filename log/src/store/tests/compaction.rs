@@ -1,10 +1,10 @@
 //! Compaction against what it promises: the last record of each key stays, nothing changes its
 //! offset, nothing removed comes back; whenever the power goes.
 
-use ottla_model::checksum::crc32c;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_model::batch::{Record, decode_records, validate_stored_batch};
+use ottla_model::checksum::crc32c;
 use ottla_model::{ProducerEpoch, ProducerId};
 
 use super::*;

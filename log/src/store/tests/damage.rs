@@ -1,7 +1,8 @@
 //! Bytes that are not what was written: never served, and kept for a look.
 
-use ottla_model::checksum::crc32c;
 use std::io::IoSlice;
+
+use ottla_model::checksum::crc32c;
 
 use super::*;
 use crate::disk::{Call, OpenMode};

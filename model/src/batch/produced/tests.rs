@@ -1,8 +1,8 @@
-use crate::checksum::crc32c;
 use bytes::Bytes;
 
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 
 const NOW: i64 = 1_700_000_000_000;

@@ -1,4 +1,3 @@
-use crate::checksum::crc32c;
 use proptest::prelude::*;
 
 use super::*;
@@ -6,6 +5,7 @@ use crate::batch::validate::BatchError;
 use crate::batch::{
     BatchBuilder, NewRecord, Record, decode_records, stamp, validate_batch, validate_stored_batch,
 };
+use crate::checksum::crc32c;
 use crate::compression::Compression;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 
