@@ -51,8 +51,8 @@ def wait_for_room(folder, needed, seconds):
 
 def fill_page_cache(folder):
     """Fills memory with cached pages of a file without blocks, as on a machine that has been up for
-    a while. A hypervisor takes back what a guest does not use; without this, the systems would pay
-    for getting it again, page by page, and those that write most would pay most."""
+    a while. A hypervisor takes back what a guest has not used for a minute; without this, the systems
+    would pay for getting it again, page by page, and those that write most would pay most."""
     path = folder / "hole"
     with open(path, "wb") as file:
         file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -52,6 +52,8 @@ class System:
     name = None
     label = None
     preexec = None
+    # How long a load runs before anything is measured, for what warms up: files, caches.
+    warm_seconds = 10
 
     def __init__(self, folder, base_port, nodes=NODES):
         self.folder = folder / self.name
@@ -261,6 +263,8 @@ class Kafka(System):
     name = "kafka"
     label = "Kafka"
     serving = b"Kafka Server started"
+    # A JVM compiles what it runs often, and is much slower until it has.
+    warm_seconds = 30
     # What Kafka's own start script gives the JVM.
     jvm = ["-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
            "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent",
