@@ -1,11 +1,9 @@
-//! Looking at stored logs offline, for people and their tools: what a segment file holds, and
-//! whether a store's files are intact. Changes nothing.
+//! Looking at a segment file, for people and their tools. Changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ottla_model::batch::{BatchError, BatchHeader, validate_stored_batch};
 
-use crate::checkpoint::Checkpoint;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{IoContext as _, LogError};
 use crate::segment::base_of;
@@ -69,66 +67,6 @@ pub fn dump_segment(
             validity,
         });
     }
-}
-
-/// Something that is wrong with a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub path: PathBuf,
-    pub what: String,
-}
-
-/// Verifies the checkpoint and every segment of the store in `dir`, which must not be open.
-/// Trailing bytes behind what the checkpoint vouches for are no finding: the journal has them.
-pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Vec<Finding>, LogError> {
-    let mut findings = Vec::new();
-    let mut serial = 0;
-    let loaded = Checkpoint::load(disk, dir, &mut || {
-        serial += 1;
-        serial
-    });
-    let checkpoint = match loaded {
-        Ok(checkpoint) => checkpoint.unwrap_or_default(),
-        Err(LogError::Corrupt { path, what, .. }) => {
-            findings.push(Finding { path, what });
-            Checkpoint::default()
-        }
-        Err(error) => return Err(error),
-    };
-    for (id, log) in &checkpoint.logs {
-        let log_dir = dir.join("partitions").join(id.to_string());
-        for segment in &log.segments {
-            let path = crate::segment::log_path(&log_dir, segment.base);
-            match dump_segment(disk, &path, &mut |_| {}) {
-                Ok(summary) => {
-                    if let Some(what) = judge(&summary, segment.bytes) {
-                        findings.push(Finding { path, what });
-                    }
-                }
-                Err(error) if error.is_not_found() => findings.push(Finding {
-                    path,
-                    what: "the file is missing".to_owned(),
-                }),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(findings)
-}
-
-fn judge(summary: &SegmentSummary, synced: u64) -> Option<String> {
-    if summary.invalid > 0 {
-        return Some(match summary.invalid {
-            1 => "1 of its batches is damaged".to_owned(),
-            more => format!("{more} of its batches are damaged"),
-        });
-    }
-    (summary.bytes < synced).then(|| {
-        format!(
-            "its whole batches end at byte {}, but {synced} bytes were synced",
-            summary.bytes
-        )
-    })
 }
 
 /// Whether a path is named like a segment's file.

@@ -29,6 +29,7 @@ mod segment;
 mod shared;
 pub mod store;
 mod swap;
+pub mod verify;
 pub mod wal;
 
 pub use compaction::{Compacted, CompactionNeed, Compactor};

@@ -9,9 +9,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use ottla_log::RealDisk;
-use ottla_log::dump::{
-    DumpedBatch, Finding, SegmentSummary, dump_segment, is_segment as is_named_segment, verify_dir,
-};
+use ottla_log::dump::{DumpedBatch, SegmentSummary, dump_segment, is_segment as is_named_segment};
+use ottla_log::verify::{Finding, verify_dir};
 use ottla_model::batch::decode_records;
 use ottla_model::limits::BATCH_BYTES_MAX;
 use serde::Serialize;
@@ -395,17 +394,15 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         ));
     }
     let has_checkpoint = directory.join("checkpoint").is_file();
-    let findings = match has_checkpoint {
-        true => verify_dir(&RealDisk, &directory)?,
-        false => {
-            output::note(format_args!(
-                "{} has no checkpoint yet: its batches are checked as far as they go, but nothing \
-                 tells how far they must go",
-                directory.display()
-            ));
-            verify_segments(&directory)?
-        }
-    };
+    let mut findings = verify_dir(&RealDisk, &directory)?;
+    if !has_checkpoint {
+        output::note(format_args!(
+            "{} has no checkpoint yet: its batches are checked as far as they go, but nothing \
+             tells how far they must go",
+            directory.display()
+        ));
+        findings.extend(verify_segments(&directory)?);
+    }
     let runs = process.is_some() || running(&directory).is_some();
     let gone = |finding: &Finding| runs && went_on(&finding.path);
     let (skipped, findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(gone);

@@ -103,6 +103,14 @@ impl Physical {
             .map_or(self.end, |next| next.base)
     }
 
+    /// Where the segment at `index` ends, if it holds anything of the log from `log_start` to the
+    /// log's end. The latter may have been cut back within or before the segment.
+    pub fn wanted_end(&self, index: usize, log_start: Offset) -> Option<Offset> {
+        let end = self.end_of(index).min(self.end);
+        let begins_below = self.segments[index].base < self.end;
+        (begins_below && end > log_start).then_some(end)
+    }
+
     /// The segment that holds `offset`, or would.
     pub fn segment_of(&self, offset: Offset) -> Option<usize> {
         self.segments

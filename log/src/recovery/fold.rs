@@ -16,7 +16,7 @@ use crate::wal::WalPosition;
 
 /// One life of a log, from its creation to its end or to now.
 #[derive(Debug)]
-pub(super) struct Folded {
+pub(crate) struct Folded {
     /// What the checkpoint vouches for; `None` if nothing of it is wanted any more.
     pub kept: Option<Physical>,
     /// Of that, everything at and above is not wanted.
@@ -154,7 +154,7 @@ impl Folded {
 
 /// All logs.
 #[derive(Debug, Default)]
-pub(super) struct Fold {
+pub(crate) struct Fold {
     /// Entries before it are contained in everything.
     from: WalPosition,
     pub logs: BTreeMap<TopicIdPartition, Folded>,
@@ -172,6 +172,11 @@ impl Fold {
                 .collect(),
             ended: Vec::new(),
         }
+    }
+
+    /// From where on the journal is needed.
+    pub fn needed_from(&self) -> WalPosition {
+        self.from
     }
 
     /// Takes in the entry that ends before `behind`.

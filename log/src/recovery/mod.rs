@@ -5,6 +5,8 @@ mod fold;
 mod rebuild;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,9 +19,9 @@ use crate::disk::{Disk, create_dir_durably};
 use crate::entry::{Op, decode, encode};
 use crate::error::{IoContext as _, LogError};
 use crate::partition::{PartitionLog, Physical};
-use crate::shared::Shared;
-use crate::wal::{Wal, WalConfig, WalPosition};
-use fold::{Fold, Folded};
+use crate::shared::{Dirs, Shared};
+use crate::wal::{Wal, WalConfig, WalFrame, WalPosition};
+pub(crate) use fold::{Fold, Folded};
 use rebuild::{Rebuild, rebuild};
 
 /// What recovery found.
@@ -71,23 +73,12 @@ fn set_store_aside(shared: &Shared, why: &str) -> Result<(), LogError> {
 fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let root = &shared.dirs.root;
     let checkpoint = Checkpoint::load(&*shared.disk, root, &mut || shared.next_number())?;
-    let had_checkpoint = checkpoint.is_some();
     let checkpoint = checkpoint.unwrap_or_default();
     let position = checkpoint.position;
     let mut fold = Fold::new(checkpoint);
     let mut wal = replay_journal(shared, &mut fold)?;
     let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
-    if journal_start > position || wal.end() < position {
-        let what = if had_checkpoint {
-            format!(
-                "it needs the journal from position {position:?}, which goes from {journal_start:?} to {:?}",
-                wal.end()
-            )
-        } else {
-            format!("it is missing, and the journal begins at {journal_start:?} only")
-        };
-        return Err(LogError::corrupt(&Checkpoint::path(root), 0, what));
-    }
+    check_reach(&shared.dirs, position, journal_start..wal.end())?;
     shared.trim_to.store(position.0, Ordering::Release);
     for (id, folded) in std::mem::take(&mut fold.ended) {
         end_log(shared, id, folded)?;
@@ -140,17 +131,61 @@ fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
     };
     let disk: Arc<dyn Disk> = shared.disk.clone();
     let dir = &shared.dirs.journal;
-    Wal::open_visiting(disk, dir, config, &mut |frame| {
-        let behind = Wal::position_after(frame.position, frame.payload.len());
-        let Some((id, entry)) = decode(&frame.payload) else {
-            // The frame's checksum is right, so these are the bytes that were written.
-            let what = format!("an entry at {:?} of an unknown kind", frame.position);
-            let path = dir.clone();
-            return Err(LogError::Newer { path, what });
-        };
-        fold.replay(id, entry, behind);
-        Ok(())
-    })
+    Wal::open_visiting(disk, dir, config, &mut |frame| replay(dir, fold, &frame))
+}
+
+/// Takes in what the journal says, without opening it for what comes. Nothing is changed.
+///
+/// # Errors
+/// [`LogError::Corrupt`] if it is damaged, or does not hold what the checkpoint needs.
+pub(crate) fn look_at_journal(
+    disk: &dyn Disk,
+    dirs: &Dirs,
+    fold: &mut Fold,
+) -> Result<(), LogError> {
+    let dir = &dirs.journal;
+    let needed = fold.needed_from();
+    let there = match disk.exists(dir).or_log("look for", dir)? {
+        true => Wal::look(disk, dir, &mut |frame| replay(dir, fold, &frame))?,
+        false => WalPosition::default()..WalPosition::default(),
+    };
+    check_reach(dirs, needed, there)
+}
+
+fn replay(journal: &Path, fold: &mut Fold, frame: &WalFrame) -> Result<(), LogError> {
+    let behind = Wal::position_after(frame.position, frame.payload.len());
+    let Some((id, entry)) = decode(&frame.payload) else {
+        // The frame's checksum is right, so these are the bytes that were written.
+        let what = format!("an entry at {:?} of an unknown kind", frame.position);
+        let path = journal.to_owned();
+        return Err(LogError::Newer { path, what });
+    };
+    fold.replay(id, entry, behind);
+    Ok(())
+}
+
+/// Whether the journal goes on where the checkpoint ends.
+fn check_reach(
+    dirs: &Dirs,
+    checkpoint: WalPosition,
+    journal: Range<WalPosition>,
+) -> Result<(), LogError> {
+    if journal.start <= checkpoint && checkpoint <= journal.end {
+        return Ok(());
+    }
+    // The one that a store without a checkpoint begins with.
+    let what = if checkpoint == WalPosition::default() {
+        format!(
+            "it is missing, and the journal begins at {:?} only",
+            journal.start
+        )
+    } else {
+        format!(
+            "it needs the journal from position {checkpoint:?}, which goes from {:?} to {:?}",
+            journal.start, journal.end
+        )
+    };
+    Err(LogError::corrupt(&Checkpoint::path(&dirs.root), 0, what))
 }
 
 /// Carries out the end of a log that the journal has, if that has not been done.

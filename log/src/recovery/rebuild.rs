@@ -162,11 +162,10 @@ fn kept_segments(
         .segments
         .partition_point(|segment| segment.base < physical.end);
     for (index, segment) in physical.segments.iter().enumerate() {
-        let end = physical.end_of(index).min(physical.end);
-        if index >= last || end <= log_start {
+        let Some(end) = physical.wanted_end(index, log_start) else {
             discard_segment(shared, dir, segment.base)?;
             continue;
-        }
+        };
         let mut segment = segment.clone();
         // Only the last batch tells whether a segment ends where it must.
         let is_last = index + 1 == last;

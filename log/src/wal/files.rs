@@ -21,7 +21,7 @@ pub(super) fn file_path(dir: &Path, number: u64) -> PathBuf {
 }
 
 /// The numbers of the files in `dir`, ascending.
-pub(super) fn list(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<u64>, LogError> {
+pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, LogError> {
     let entries = disk.list(dir).or_log("list", dir)?;
     let number = |name: &OsStr| name.to_str()?.strip_suffix(".wal")?.parse().ok();
     let mut numbers: Vec<u64> = entries
@@ -34,7 +34,7 @@ pub(super) fn list(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Vec<u64>, LogErro
 
 /// Opens a file of which nothing has been read yet.
 pub(super) fn open(
-    disk: &Arc<dyn Disk>,
+    disk: &dyn Disk,
     dir: &Path,
     number: u64,
     mode: OpenMode,
@@ -84,7 +84,7 @@ pub(super) fn create(
     number: u64,
     size: u64,
 ) -> Result<WalFile, LogError> {
-    let mut file = open(disk, dir, number, OpenMode::Create)?;
+    let mut file = open(&**disk, dir, number, OpenMode::Create)?;
     file.extend(size)?;
     disk.sync_dir(dir).or_log("sync", dir)?;
     file.past_cache(disk)
@@ -94,6 +94,28 @@ pub(super) fn id_path(dir: &Path) -> PathBuf {
     dir.join("id")
 }
 
+/// The log's identity, which must be there if its files are.
+pub(super) fn load_id(
+    disk: &dyn Disk,
+    dir: &Path,
+    has_files: bool,
+) -> Result<Option<u64>, LogError> {
+    let path = id_path(dir);
+    if disk.exists(&path).or_log("look for", &path)? {
+        let file = disk.open(&path, OpenMode::Existing).or_log("open", &path)?;
+        let mut bytes = [0; ID_BYTES];
+        let read = file.read_at(&mut bytes, 0).or_log("read", &path)?;
+        let id = decode_id(&bytes[..read])
+            .ok_or_else(|| LogError::corrupt(&path, 0, "the log's identity cannot be read"));
+        return id.map(Some);
+    }
+    if has_files {
+        let what = "the log's identity is missing, but its files are there";
+        return Err(LogError::corrupt(&path, 0, what));
+    }
+    Ok(None)
+}
+
 /// The log's identity: what the directory says, or `id_if_new` for a directory without a log.
 pub(super) fn load_or_create_id(
     disk: &Arc<dyn Disk>,
@@ -101,21 +123,10 @@ pub(super) fn load_or_create_id(
     id_if_new: u64,
     has_files: bool,
 ) -> Result<u64, LogError> {
+    if let Some(id) = load_id(&**disk, dir, has_files)? {
+        return Ok(id);
+    }
     let path = id_path(dir);
-    if disk.exists(&path).or_log("look for", &path)? {
-        let file = disk.open(&path, OpenMode::Existing).or_log("open", &path)?;
-        let mut bytes = [0; ID_BYTES];
-        let read = file.read_at(&mut bytes, 0).or_log("read", &path)?;
-        return decode_id(&bytes[..read])
-            .ok_or_else(|| LogError::corrupt(&path, 0, "the log's identity cannot be read"));
-    }
-    if has_files {
-        return Err(LogError::corrupt(
-            &path,
-            0,
-            "the log's identity is missing, but its files are there",
-        ));
-    }
     let temporary = dir.join("id.tmp");
     let file = disk
         .open(&temporary, OpenMode::CreateEmpty)

@@ -12,6 +12,7 @@ mod open;
 mod spares;
 
 use std::iter;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,6 +148,20 @@ impl Wal {
             ..config
         };
         open::open(disk, dir, config, visit)
+    }
+
+    /// Reads the frames of the log in `dir` beside whoever has it open, and changes nothing. Gives
+    /// from where to where the log goes; its start and its end are the same where there is none.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] if a frame that was synced is damaged or missing; also, by and by, if
+    /// one was written while this read.
+    pub fn look(
+        disk: &dyn Disk,
+        dir: &Path,
+        visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
+    ) -> Result<Range<WalPosition>, LogError> {
+        open::look(disk, dir, visit)
     }
 
     /// From now on, files are prepared as the configuration says, on `disk`: the log's own, but for

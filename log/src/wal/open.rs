@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,25 +50,9 @@ pub(super) fn open(
     visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
 ) -> Result<Wal, LogError> {
     create_dir_durably(&*disk, dir)?;
-    let numbers = files::list(&disk, dir)?;
+    let numbers = files::list(&*disk, dir)?;
     let id = files::load_or_create_id(&disk, dir, config.id_if_new, !numbers.is_empty())?;
-    let mut reader = Reader {
-        wal_id: id,
-        end: 0,
-        last_crc: None,
-        surely_synced: 0,
-        live: Vec::with_capacity(numbers.len()),
-        last_bytes: Bytes::new(),
-        unused: VecDeque::new(),
-    };
-    for number in &numbers {
-        let file = files::open(&disk, dir, *number, OpenMode::Existing)?;
-        if reader.unused.is_empty() {
-            reader.read_file(file, visit)?;
-        } else {
-            reader.pass_over(file)?;
-        }
-    }
+    let reader = Reader::read(&*disk, dir, id, &numbers, visit)?;
     reader.write_again()?;
     let mut wal_files = reader.live;
     let (current, writer) = match wal_files.pop() {
@@ -104,6 +89,22 @@ pub(super) fn open(
     })
 }
 
+/// Reads a log's frames without opening it: nothing is changed. Gives from where to where it goes;
+/// nothing to nothing where there is none.
+pub(super) fn look(
+    disk: &dyn Disk,
+    dir: &Path,
+    visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
+) -> Result<Range<WalPosition>, LogError> {
+    let numbers = files::list(disk, dir)?;
+    let Some(id) = files::load_id(disk, dir, !numbers.is_empty())? else {
+        return Ok(WalPosition::default()..WalPosition::default());
+    };
+    let reader = Reader::read(disk, dir, id, &numbers, visit)?;
+    let start = reader.live.first().map_or(reader.end, |file| file.base);
+    Ok(WalPosition(start)..WalPosition(reader.end))
+}
+
 /// Removes spares that are too many or of another size than the configuration now says.
 fn fitting(
     disk: &Arc<dyn Disk>,
@@ -129,6 +130,34 @@ fn read(file: &WalFile, bytes: u64) -> Result<Bytes, LogError> {
 }
 
 impl Reader {
+    /// Reads the frames of all files.
+    fn read(
+        disk: &dyn Disk,
+        dir: &Path,
+        wal_id: u64,
+        numbers: &[u64],
+        visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
+    ) -> Result<Reader, LogError> {
+        let mut reader = Reader {
+            wal_id,
+            end: 0,
+            last_crc: None,
+            surely_synced: 0,
+            live: Vec::with_capacity(numbers.len()),
+            last_bytes: Bytes::new(),
+            unused: VecDeque::new(),
+        };
+        for number in numbers {
+            let file = files::open(disk, dir, *number, OpenMode::Existing)?;
+            if reader.unused.is_empty() {
+                reader.read_file(file, visit)?;
+            } else {
+                reader.pass_over(file)?;
+            }
+        }
+        Ok(reader)
+    }
+
     /// Reads the frames of the next file, if the log goes on there.
     fn read_file(
         &mut self,

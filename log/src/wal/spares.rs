@@ -308,7 +308,7 @@ impl Inner {
             match self.disk.rename(&old, &new) {
                 Ok(()) => {
                     self.sync_names()?;
-                    return files::open(&self.disk, &self.dir, number, OpenMode::WritePastCache)
+                    return files::open(&*self.disk, &self.dir, number, OpenMode::WritePastCache)
                         .map(Some);
                 }
                 Err(error) if is_want_of_room(&error) => {}
@@ -351,7 +351,7 @@ impl Inner {
     }
 
     fn create_filled(&self, number: u64) -> Result<Option<WalFile>, LogError> {
-        let mut file = files::open(&self.disk, &self.dir, number, OpenMode::CreateEmpty)?;
+        let mut file = files::open(&*self.disk, &self.dir, number, OpenMode::CreateEmpty)?;
         let allocated = file.file.allocate(self.file_bytes);
         allocated.or_log("allocate", &file.path)?;
         file = file.past_cache(&self.disk)?;

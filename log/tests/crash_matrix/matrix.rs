@@ -2,14 +2,16 @@
 //! it with what was told, and works on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use ottla_log::disk::{Call, Fault, Operation};
+use ottla_log::verify::verify_dir;
 use ottla_log::{LogError, Preparing, SimDisk, StoreConfig};
 
 use super::model::{History, Model, Random, batch, id};
 use super::work::{Step, Worker};
-use super::world::{Aside, Cut, LOGS, Store, World, config};
+use super::world::{Aside, Cut, DIR, LOGS, Store, World, config};
 
 /// How a life of the process ends, and what it leaves on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,6 +336,7 @@ fn check_point(life: &Life, cut: &Cut, point: &Point) -> Result<(), String> {
         drop(Store::open(&disk, &World::empty(), config()));
         disk.crash_keeping_some(operations * 31 + number as u64);
     }
+    check_verified(&disk, life.faulty)?;
     let world = World::empty();
     let store = match Store::open(&disk, &world, config()) {
         // A file system that has failed a directory's sync takes nothing until the machine starts
@@ -361,6 +364,16 @@ fn check_point(life: &Life, cut: &Cut, point: &Point) -> Result<(), String> {
     let store = Store::open(&disk, &World::empty(), all)
         .map_err(|error| format!("does not open again: {}", super::chain(&error)))?;
     same(&store.found()?, &expected, "after it worked on")
+}
+
+/// A crash is no damage.
+fn check_verified(disk: &SimDisk, is_faulty: bool) -> Result<(), String> {
+    match verify_dir(disk, Path::new(DIR)) {
+        Ok(findings) if findings.is_empty() => Ok(()),
+        Ok(findings) => Err(format!("verification finds {findings:#?}")),
+        Err(LogError::Io { .. }) if is_faulty => Ok(()),
+        Err(error) => Err(format!("cannot be verified: {}", super::chain(&error))),
+    }
 }
 
 /// The files of a log that was set aside hold what the log held, at the end at least: what lay

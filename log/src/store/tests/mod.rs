@@ -8,6 +8,7 @@ mod index_files;
 mod producers;
 mod reads;
 mod threads;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

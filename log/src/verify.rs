@@ -1,0 +1,165 @@
+//! Whether a store's files hold what its checkpoint and its journal say, offline or beside the
+//! process that writes them. Changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use ottla_model::{Offset, TopicIdPartition};
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::Disk;
+use crate::dump::dump_segment;
+use crate::error::{IoContext as _, LogError};
+use crate::recovery::{self, Fold, Folded};
+use crate::segment::{Segment, log_path};
+use crate::shared::Dirs;
+
+/// How often the journal is read before what another process writes meanwhile is let be.
+const ATTEMPTS: usize = 10;
+
+/// Something that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub path: PathBuf,
+    pub what: String,
+}
+
+/// Verifies the checkpoint, the journal, and of every segment what they vouch for and want: not
+/// what was trimmed, cut or deleted since, done already or not. Bytes behind are no finding: the
+/// journal has them.
+///
+/// # Errors
+/// The disk does not work, or a newer version wrote what is there.
+pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Vec<Finding>, LogError> {
+    let dirs = Dirs::new(dir);
+    let (fold, damage) = sum_up(disk, &dirs)?;
+    let mut verification = Verification {
+        disk,
+        dirs: &dirs,
+        knows_all: damage.is_none(),
+        findings: Vec::from_iter(damage),
+    };
+    for (id, log) in &fold.logs {
+        verification.take(*id, log)?;
+    }
+    Ok(verification.findings)
+}
+
+/// What the checkpoint and the journal say, and what is wrong with them.
+///
+/// The journal may be read while it is written, and then looks damaged where it goes on, lacks a
+/// file, or is trimmed beyond the checkpoint that was read before. Real damage is the same at a
+/// second look.
+fn sum_up(disk: &dyn Disk, dirs: &Dirs) -> Result<(Fold, Option<Finding>), LogError> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let mut fold = Fold::default();
+        let Err(error) = sum_up_once(disk, dirs, &mut fold) else {
+            return Ok((fold, None));
+        };
+        let told = error.to_string();
+        let is_same = matches!(&last, Some((before, _)) if *before == told);
+        match error {
+            LogError::Corrupt {
+                path,
+                position,
+                what,
+            } if is_same => {
+                let what = format!("at byte {position}: {what}");
+                return Ok((fold, Some(Finding { path, what })));
+            }
+            LogError::Corrupt { .. } => {}
+            error if error.is_not_found() && !is_same => {}
+            error => return Err(error),
+        }
+        last = Some((told, fold));
+    }
+    Ok((last.map(|(_, fold)| fold).unwrap_or_default(), None))
+}
+
+/// Leaves in `fold` how far it came when it fails.
+fn sum_up_once(disk: &dyn Disk, dirs: &Dirs, fold: &mut Fold) -> Result<(), LogError> {
+    let mut serial = 0;
+    let checkpoint = Checkpoint::load(disk, &dirs.root, &mut || {
+        serial += 1;
+        serial
+    })?;
+    *fold = Fold::new(checkpoint.unwrap_or_default());
+    recovery::look_at_journal(disk, dirs, fold)
+}
+
+struct Verification<'a> {
+    disk: &'a dyn Disk,
+    dirs: &'a Dirs,
+    /// Nothing is wrong with the journal. If something is, it may have gone on to say that what is
+    /// missed is not wanted any more.
+    knows_all: bool,
+    findings: Vec<Finding>,
+}
+
+impl Verification<'_> {
+    fn take(&mut self, id: TopicIdPartition, log: &Folded) -> Result<(), LogError> {
+        let dir = self.dirs.of(id);
+        if let Some(what) = log.damage.clone() {
+            self.findings.push(Finding { path: dir, what });
+            return Ok(());
+        }
+        let Some(kept) = &log.kept else {
+            return Ok(());
+        };
+        let mut wanted = kept.clone();
+        wanted.end = log.keep_end;
+        let is_cut = wanted.end < kept.end;
+        for (index, segment) in wanted.segments.iter().enumerate() {
+            let Some(end) = wanted.wanted_end(index, log.log_start) else {
+                continue;
+            };
+            let mut path = log_path(&dir, segment.base);
+            if let Some(swap) = log.swaps.iter().rfind(|swap| swap.base() == segment.base) {
+                let waiting = self.dirs.compacting.join(swap.file_name(id));
+                if self.disk.exists(&waiting).or_log("look for", &waiting)? {
+                    path = waiting;
+                }
+            }
+            // The segment that the cut goes through may be shorter already, and longer again.
+            let is_cut_through = is_cut && end < kept.end_of(index);
+            let what = self.judge(&path, segment, is_cut_through.then_some(end))?;
+            self.findings
+                .extend(what.map(|what| Finding { path, what }));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a segment's file, of which what lies at and above `cut_at` is not wanted.
+    fn judge(
+        &self,
+        path: &Path,
+        segment: &Segment,
+        cut_at: Option<Offset>,
+    ) -> Result<Option<String>, LogError> {
+        let mut damaged = 0;
+        let mut is_behind = false;
+        let dumped = dump_segment(self.disk, path, &mut |batch| {
+            is_behind |= batch.position >= segment.bytes
+                || cut_at.is_some_and(|end| batch.header.base_offset >= end);
+            damaged += u64::from(!is_behind && batch.validity.is_err());
+        });
+        let summary = match dumped {
+            Ok(summary) => summary,
+            Err(error) if error.is_not_found() => {
+                return Ok(self.knows_all.then(|| "the file is missing".to_owned()));
+            }
+            Err(error) => return Err(error),
+        };
+        let is_short = self.knows_all && cut_at.is_none() && summary.bytes < segment.bytes;
+        Ok(match damaged {
+            0 => is_short.then(|| {
+                format!(
+                    "its whole batches end at byte {}, but {} bytes were synced",
+                    summary.bytes, segment.bytes
+                )
+            }),
+            1 => Some("1 of its batches is damaged".to_owned()),
+            more => Some(format!("{more} of its batches are damaged")),
+        })
+    }
+}
