@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Amount;
 use crate::cmd::{
     bench, broker, cluster, completion, consume, dev, drill, log, produce, quorum, server, topic,
 };
@@ -120,28 +121,39 @@ pub fn key_value(text: &str) -> Result<KeyValue, String> {
 }
 
 /// Parses `name=value` for a topic's setting. Blanks around the commas of `cleanup.policy` are left
-/// out. One that counts milliseconds (`….ms`) may also be given as a duration with a unit; a bare
-/// number is milliseconds, as everywhere in Kafka.
+/// out. One that counts milliseconds (`….ms`) may also be given as a duration with a unit, one that
+/// counts bytes (`….bytes`) as a size; a bare number is milliseconds or bytes, as everywhere in
+/// Kafka.
 pub fn topic_setting(text: &str) -> Result<KeyValue, String> {
     let mut pair = key_value(text)?;
     if pair.key == "cleanup.policy" {
         let policies: Vec<_> = pair.value.split(',').map(str::trim).collect();
         pair.value = policies.join(",");
     }
-    if !pair.key.ends_with(".ms") || pair.value.parse::<i64>().is_ok() {
+    if pair.value.parse::<i64>().is_ok() {
         return Ok(pair);
     }
-    let refused = || {
-        let KeyValue { key, value } = &pair;
-        format!("{key} cannot be '{value}'; give milliseconds, or a duration with a unit, as 7d")
-    };
+    // Only with a unit: what a bare number means here, the cluster says.
     let has_unit = pair
         .value
         .ends_with(|last: char| last.is_ascii_alphabetic());
-    let parsed = Some(&pair.value).filter(|_| has_unit);
-    let parsed = parsed.and_then(|value| duration::parse(value).ok());
-    let value = parsed.ok_or_else(refused)?.as_millis().to_string();
-    Ok(KeyValue { value, ..pair })
+    let given = has_unit.then_some(pair.value.as_str());
+    let (parsed, expected) = if pair.key.ends_with(".ms") {
+        let duration = given.and_then(|value| duration::parse(value).ok());
+        let parsed = duration.map(|duration| duration.as_millis().to_string());
+        (parsed, "milliseconds, or a duration with a unit, as 7d")
+    } else if pair.key.ends_with(".bytes") {
+        let size = given.and_then(|value| value.parse::<Amount>().ok());
+        let parsed = size.map(|size| size.0.to_string());
+        (parsed, "bytes, or a size with a unit, as 64MiB")
+    } else {
+        return Ok(pair);
+    };
+    let KeyValue { key, value } = pair;
+    match parsed {
+        Some(value) => Ok(KeyValue { key, value }),
+        None => Err(format!("{key} cannot be '{value}'; give {expected}")),
+    }
 }
 
 /// The text of a refused command line in which a number is none, in words for people.
@@ -256,12 +268,28 @@ mod tests {
         assert_eq!(value("segment.ms=250ms").as_deref(), Ok("250"));
         assert_eq!(value("retention.ms=60000").as_deref(), Ok("60000"));
         assert_eq!(value("retention.ms=-1").as_deref(), Ok("-1"));
-        assert_eq!(value("retention.bytes=7d").as_deref(), Ok("7d"));
+        assert_eq!(value("compression.type=7d").as_deref(), Ok("7d"));
         let both = value("cleanup.policy= compact, delete");
         assert_eq!(both.as_deref(), Ok("compact,delete"));
         for text in ["retention.ms=7w", "retention.ms=1.5", "retention.ms="] {
             let refused = value(text).unwrap_err();
             assert!(refused.contains("with a unit, as 7d"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn settings_in_bytes_take_sizes_with_a_unit() {
+        let value = |text: &str| topic_setting(text).map(|pair| pair.value);
+        assert_eq!(value("segment.bytes=1MiB").as_deref(), Ok("1048576"));
+        assert_eq!(value("retention.bytes=2GB").as_deref(), Ok("2000000000"));
+        assert_eq!(value("retention.bytes=-1").as_deref(), Ok("-1"));
+        assert_eq!(value("max.message.bytes=4096").as_deref(), Ok("4096"));
+        for text in ["segment.bytes=1mib", "segment.bytes=7d", "segment.bytes="] {
+            let refused = value(text).unwrap_err();
+            assert!(
+                refused.contains("with a unit, as 64MiB"),
+                "{text}: {refused}"
+            );
         }
     }
 

@@ -17,7 +17,7 @@ mod topic;
 mod worker;
 mod write;
 
-pub use amount::{Rate, batch_bytes};
+pub use amount::{Amount, Rate, batch_bytes};
 pub use payload::STAMP_BYTES;
 pub use report::{Report, Settings};
 pub use run::{Scene, consume, latency, produce};
