@@ -1,6 +1,11 @@
 //! What clients make a broker hold: what was read for consumers and answered to producers that
 //! they have not taken yet, and what producers have begun to send. How much of each there may be,
 //! and who has to go when others wait for room and somebody stands still.
+//!
+//! A host has at most half of the room, so that it delays no other, however many connections it
+//! opens. Those who wait for room push out calls that stall, longest first. Their connections are
+//! closed, because the HTTP/2 layer drops what it holds for a stalled reader on no other terms.
+//! Nobody is pushed out while there is room, or for being slow.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};

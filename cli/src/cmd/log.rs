@@ -29,7 +29,7 @@ const UNPACKED_MAX: usize = 16 * BATCH_BYTES_MAX;
 pub enum LogCommand {
     /// List the batches of segment files; exits with 3 if one is damaged
     Dump(DumpArgs),
-    /// Check every file of a stopped node's directory; exits with 3 if one is damaged
+    /// Check the segments, journal and checkpoint of a stopped node; exits with 3 if one is damaged
     Verify(VerifyArgs),
 }
 

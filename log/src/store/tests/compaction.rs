@@ -10,6 +10,7 @@ use ottla_model::{ProducerEpoch, ProducerId};
 use super::*;
 use crate::SavedProducers;
 use crate::compaction::Compacted;
+use crate::disk::Call;
 
 mod crashes;
 
@@ -692,4 +693,37 @@ fn what_was_saved_of_the_producers_before_a_compacted_batch_is_not_gone_on_from(
     let log = store.get(id(1)).unwrap();
     assert!(!log.holds_saved_producers(&early));
     assert_eq!(log.saved_producers(), Some(saved));
+}
+
+/// Between the journal's word for it and its new name, a compacted segment is looked for where it
+/// waits, and what it replaces is not.
+#[test]
+fn a_compacted_segment_is_verified_where_it_waits_for_its_place() {
+    let disk = SimDisk::new();
+    let store = try_open(&disk, quick()).unwrap();
+    let log = filled(&store);
+    let hold = disk.hold(Call::Rename, "compacting");
+    let left = std::thread::scope(|scope| {
+        let compacting = scope.spawn(|| compact(&store, &log, 5_000, &[]));
+        assert!(hold.wait_until_reached());
+        let left = disk.fork();
+        hold.release();
+        compacting.join().unwrap();
+        left
+    });
+    let found = |disk: &SimDisk| crate::verify::verify_dir(disk, Path::new(DIR)).unwrap();
+    assert_eq!(found(&left), []);
+    let waiting = Path::new(DIR).join("compacting");
+    let name = left.list(&waiting).unwrap().remove(0).name;
+    let replaced = Path::new(DIR).join("partitions").join(id(1).to_string());
+    let replaced = replaced.join(format!("{:020}.log", 0));
+    let flipped = |path: &Path| {
+        let disk = left.fork();
+        disk.flip_bit(path, 800).unwrap();
+        found(&disk)
+    };
+    assert_eq!(flipped(&replaced), []);
+    let damaged = flipped(&waiting.join(&name));
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert_eq!(damaged[0].path, waiting.join(&name));
 }
