@@ -239,8 +239,9 @@ def controller_disk_lost(cluster):
 
 
 def controllers_restored(cluster):
-    """The controllers come back with an older copy of their directories. The brokers know more than
-    they do: each says so, ends, and follows them from its next start on; logs of topics that the
+    """The controllers come back with an older copy of their directories. The brokers know another
+    history than they do: each says so, ends, and follows them from its next start on, also one that
+    was away until the controllers had decided more than it knows of; logs of topics that the
     controllers no longer know are kept aside."""
     cluster.run("topic", "create", "kept", "--partitions", "3", "--replication-factor", "3")
     produce_lines(cluster, "kept", 1_000)
@@ -254,21 +255,20 @@ def controllers_restored(cluster):
     for number in range(5):
         cluster.run("topic", "create", f"later-{number}", "--partitions", "3")
     produce_lines(cluster, "later-0", 100)
+    *brokers, away = cluster.with_role("broker")
+    cluster.stop_node(away["id"])
     for node in controllers:
         cluster.kill(node["id"])
         shutil.rmtree(node["data_dir"])
         shutil.move(f"{node['data_dir']}.copy", node["data_dir"])
     for node in controllers:
         cluster.restart(node)
-    # The first brokers are children of `ottla dev`; their ends show as zombies or as gone.
-    deadline = time.monotonic() + 60
-    brokers = cluster.with_role("broker")
-    while any(is_running(node["pid"]) for node in brokers):
-        if time.monotonic() > deadline:
-            fail("brokers that are ahead of the controllers go on")
-        time.sleep(0.1)
-    for node in brokers:
-        cluster.restart(node)
+    come_back(cluster, brokers)
+    # Another past, and longer than the one that the broker which is away knows.
+    for number in range(20):
+        cluster.run("topic", "create", f"other-{number}", "--replication-factor", "2")
+    cluster.restart(away)
+    come_back(cluster, [away])
     cluster.healthy(60)
     command = cluster.command("consume", "kept", "--from-beginning", "--max-messages", "1000",
                               "--timeout", "30s")
@@ -276,10 +276,23 @@ def controllers_restored(cluster):
     if len(set(kept)) != 1_000:
         fail(f"{len(set(kept))} of 1000 records are left")
     cluster.run("topic", "create", "later-0")
-    stray = [path for node in brokers for path in Path(node["data_dir"]).glob("broker/log/stray/*")]
-    if not stray:
-        fail("the logs of topics that were forgotten are not kept")
-    print(f"controllers restored: the brokers followed, {len(stray)} logs are kept aside")
+    strays = [list(Path(node["data_dir"]).glob("broker/log/stray/*")) for node in [*brokers, away]]
+    if not all(strays):
+        fail(f"the logs of topics that were forgotten are not kept: {strays}")
+    print(f"controllers restored: the brokers followed, {sum(map(len, strays))} logs are kept aside")
+
+
+def come_back(cluster, brokers):
+    """Brokers end by themselves, because the controllers know another past than they do, and stay
+    when they are started again."""
+    # The first brokers are children of `ottla dev`; their ends show as zombies or as gone.
+    deadline = time.monotonic() + 60
+    while going_on := [node["id"] for node in brokers if is_running(node["pid"])]:
+        if time.monotonic() > deadline:
+            fail(f"brokers {going_on} go on with another past than the controllers'")
+        time.sleep(0.1)
+    for node in brokers:
+        cluster.restart_broker(node)
 
 
 def produce_lines(cluster, topic, count):

@@ -93,6 +93,26 @@ class Cluster:
                 fail(f"controller {node['id']} with {directory} does not vote: {quorum}")
             time.sleep(0.1)
 
+    def restart_broker(self, node, within=60):
+        """Starts a broker that has ended, and waits until it serves under a new epoch."""
+        identity = Path(node["data_dir"]) / "broker" / "identity.json"
+
+        def epoch():
+            return json.loads(identity.read_text())["last_broker_epoch"]
+
+        before = epoch()
+        process = self.restart(node)
+        deadline = time.monotonic() + within
+        while True:
+            listed = subprocess.run(self.command("broker", "list", "-o", "json"),
+                                    capture_output=True, text=True)
+            known = next((b for b in json.loads(listed.stdout or "[]") if b["id"] == node["id"]), None)
+            if known and known["state"] == "active" and before != epoch() == known["epoch"]:
+                return
+            if process.poll() is not None or time.monotonic() > deadline:
+                fail(f"broker {node['id']} does not serve under a new epoch: {known}")
+            time.sleep(0.1)
+
     def topics(self):
         return [topic["name"] for topic in json.loads(self.run("topic", "list", "-o", "json"))]
 

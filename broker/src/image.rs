@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use ottla_metadata::{MetadataDelta, MetadataImage, snapshot_from_bytes, snapshot_to_bytes};
-use ottla_model::{BrokerEpoch, MetadataOffset, NodeId};
+use ottla_model::error::ApiError;
+use ottla_model::{BrokerEpoch, ErrorCode, MetadataOffset, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
@@ -35,6 +36,8 @@ pub struct ImageStore {
     active_controller: watch::Sender<Option<NodeId>>,
     likely_controller: Mutex<Option<NodeId>>,
     dir: PathBuf,
+    /// Whether the copy on disk is not to be written any more; held while it is written.
+    forgotten: Mutex<bool>,
     /// Whose directory it is; learns the cluster id from the first image.
     identity: Mutex<BrokerIdentity>,
 }
@@ -59,6 +62,7 @@ impl ImageStore {
             active_controller: watch::channel(None).0,
             likely_controller: Mutex::new(None),
             dir: dir.to_path_buf(),
+            forgotten: Mutex::new(false),
             identity: Mutex::new(identity),
         }
     }
@@ -179,16 +183,31 @@ impl ImageStore {
         }
     }
 
-    /// Removes the copy on disk: the next start takes everything from the controllers.
-    pub fn forget_copy(&self) {
+    /// The controllers follow another history than this broker has. Removes the copy on disk for
+    /// good, so that the next start takes everything from the controllers; gives what to tell.
+    pub fn forget_history(&self) -> ApiError {
         let path = self.dir.join(IMAGE_FILE);
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::error!(path = %path.display(), %error, "cannot remove the copy of the metadata");
+        let mut forgotten = self.forgotten.lock();
+        *forgotten = true;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %path.display(), %error, "cannot remove the copy of the metadata");
+            }
+            _ => {}
         }
+        let message = "the controllers' metadata log is not the one that this broker has followed: \
+                       they were restored from an older copy. The broker has forgotten its own \
+                       copy; start it again, and logs of topics that the controllers do not know \
+                       are set aside";
+        ApiError::new(ErrorCode::InconsistentClusterId, message)
     }
 
     /// Writes the current image to disk: temporary name, sync, rename, directory sync.
     pub fn save(&self) -> io::Result<()> {
+        let forgotten = self.forgotten.lock();
+        if *forgotten {
+            return Ok(());
+        }
         let bytes = snapshot_to_bytes(&self.current());
         let path = self.dir.join(IMAGE_FILE);
         let temporary = path.with_extension("tmp");

@@ -31,7 +31,7 @@ use crate::isr::IsrUpdates;
 use crate::manager::ReplicaManager;
 use crate::producer_ids::ProducerIds;
 use crate::producer_state;
-use crate::registration::{Registration, is_final};
+use crate::registration::{Refused, Registration, is_final};
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
@@ -424,29 +424,34 @@ impl Starter {
             })
     }
 
+    /// What is done about the cluster's word that it will not have this broker.
+    fn refused(&self) -> Refused {
+        let fatal = Arc::clone(&self.fatal);
+        let told = NowAndThen::default();
+        Arc::new(move |error| {
+            if is_final(error) {
+                fatal(format!("the cluster refuses this broker: {error}"));
+            } else if error.code == ErrorCode::NodeStarting {
+                // Every broker of a new cluster comes by here.
+                tracing::info!(%error, "the registration waits for the cluster");
+            } else if error.code != ErrorCode::NotController && told.may_tell() {
+                tracing::warn!(%error, "the registration was refused; trying again");
+            }
+        })
+    }
+
     fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>, store: Arc<LogStore>) {
         let mut tasks = self.tasks.lock();
         let mut spawn = |task: JoinHandle<()>| tasks.push(task);
+        let refused = self.refused();
         let watcher = Watcher {
             node_id: self.config.node_id,
             image: Arc::clone(&broker.image),
             manager: Arc::clone(&broker.manager),
             controllers: Arc::clone(&broker.controllers),
+            refused: Arc::clone(&refused),
         };
         spawn(self.runtime.spawn(Arc::new(watcher).run()));
-        let fatal = Arc::clone(&self.fatal);
-        let told = NowAndThen::default();
-        let refused: Arc<dyn Fn(&ottla_model::error::ApiError) + Send + Sync> =
-            Arc::new(move |error| {
-                if is_final(error) {
-                    fatal(format!("the cluster refuses this broker: {error}"));
-                } else if error.code == ErrorCode::NodeStarting {
-                    // Every broker of a new cluster comes by here.
-                    tracing::info!(%error, "the registration waits for the cluster");
-                } else if error.code != ErrorCode::NotController && told.may_tell() {
-                    tracing::warn!(%error, "the registration was refused; trying again");
-                }
-            });
         spawn(self.runtime.spawn(Arc::clone(&broker.registration).run(
             Arc::clone(&broker.controllers),
             Arc::clone(&broker.image),

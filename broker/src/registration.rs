@@ -30,6 +30,9 @@ const EAGER_BEAT: Duration = Duration::from_millis(50);
 /// itself much earlier.
 const DIVERGED_AFTER: Duration = Duration::from_secs(10);
 
+/// Hears why the cluster will not have this broker.
+pub type Refused = Arc<dyn Fn(&ApiError) + Send + Sync>;
+
 /// Where this broker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -112,7 +115,7 @@ impl Registration {
         self: Arc<Self>,
         controllers: Arc<Controllers>,
         image: Arc<ImageStore>,
-        refused: Arc<dyn Fn(&ApiError) + Send + Sync>,
+        refused: Refused,
     ) {
         loop {
             for id in controllers.in_order() {
@@ -130,12 +133,7 @@ impl Registration {
                         tracing::debug!(controller = %id, error = %status.message(), "the control stream ended");
                     }
                     Ended::Diverged => {
-                        let message = "the controllers' metadata log ends before what this broker \
-                                       has followed: they were restored from an older copy. The \
-                                       broker has forgotten its own copy; start it again, and logs \
-                                       of topics that the controllers do not know are set aside";
-                        image.forget_copy();
-                        refused(&ApiError::new(ErrorCode::InconsistentClusterId, message));
+                        refused(&image.forget_history());
                         sleep(RETRY_PAUSE * 4).await;
                     }
                     Ended::Refused(error) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_metadata::{MetadataDelta, MetadataRecord, decode_snapshot};
+use ottla_metadata::{Activation, MetadataDelta, MetadataRecord, decode_snapshot};
 use ottla_model::{MetadataOffset, NodeId};
 use ottla_proto::v1;
 use ottla_proto::v1::watch_metadata_response::Message as Event;
@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 use crate::controllers::Controllers;
 use crate::image::{ImageChange, ImageStore};
 use crate::manager::ReplicaManager;
+use crate::registration::Refused;
 
 /// A controller gives a sign of life every second; silence beyond this means it is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
@@ -31,6 +32,7 @@ pub struct Watcher {
     pub image: Arc<ImageStore>,
     pub manager: Arc<ReplicaManager>,
     pub controllers: Arc<Controllers>,
+    pub refused: Refused,
 }
 
 impl Watcher {
@@ -110,6 +112,13 @@ impl Watcher {
     async fn take_records(&self, records: v1::MetadataRecords) -> Result<(), Status> {
         let image = self.image.current();
         let base = MetadataOffset(records.base_offset);
+        if base <= image.offset {
+            let theirs = records.activation.map(|activation| Activation {
+                offset: MetadataOffset(activation.offset),
+                id: activation.id,
+            });
+            self.check_history(base, theirs)?;
+        }
         if records.records.is_empty() {
             return Ok(());
         }
@@ -126,8 +135,8 @@ impl Watcher {
             let malformed = |error: &dyn std::fmt::Display| {
                 tracing::error!(
                     %error,
-                    "the controllers' records do not follow from what this broker knows; were they \
-                     restored from an older copy? This broker keeps what it has"
+                    "the controllers' records do not follow from what this broker knows; it keeps \
+                     what it has"
                 );
                 Status::internal(format!("a metadata record cannot be replayed: {error}"))
             };
@@ -148,11 +157,30 @@ impl Watcher {
         if image.offset < self.image.current().offset {
             return Err(Status::internal("the snapshot is older than what is known"));
         }
+        let known = self.image.current().offset;
+        self.check_history(known, image.activations.before(known))?;
         self.apply(ImageChange {
             image: Arc::new(image),
             delta: None,
         })
         .await
+    }
+
+    /// Refuses what continues another history than the one that this broker has followed: `theirs`
+    /// is its last activation before `offset`.
+    fn check_history(
+        &self,
+        offset: MetadataOffset,
+        theirs: Option<Activation>,
+    ) -> Result<(), Status> {
+        let own = self.image.current();
+        if !own.activations.contradict(offset, theirs) {
+            return Ok(());
+        }
+        tracing::warn!(%offset, own = ?own.activations.before(offset), ?theirs,
+            "the controllers' metadata and this broker's have parted before this offset");
+        (self.refused)(&self.image.forget_history());
+        Err(Status::data_loss("the controllers follow another history"))
     }
 
     /// The replicas first, then everybody else.

@@ -43,6 +43,7 @@ impl HistoryObject {
             R::BrokerUnregistered(record) => HistoryObject::Node(record.broker),
             R::ProducerIdsAllocated(record) => HistoryObject::Node(record.broker),
             R::ControllerRegistered(record) => HistoryObject::Node(record.controller),
+            R::ControllerActivated(record) => HistoryObject::Node(record.controller),
             R::TopicCreated(record) => HistoryObject::Topic(record.topic),
             R::TopicDeleted(record) => HistoryObject::Topic(record.topic),
             R::PartitionCreated(record) => HistoryObject::Partition(record.topic, record.partition),

@@ -14,12 +14,13 @@ mod properties;
 pub use batch::MetadataBatch;
 pub use delta::{MetadataDelta, ReplayError};
 pub use image::{
-    BrokerRegistration, ControllerRegistration, MetadataImage, PartitionImage, TopicImage, Topics,
+    Activation, Activations, BrokerRegistration, ControllerRegistration, MetadataImage,
+    PartitionImage, TopicImage, Topics,
 };
 pub use record::{
     BrokerChanged, BrokerRegistered, BrokerUnregistered, Cause, ClusterCreated, ConfigChanged,
-    ConfigResource, ControllerRegistered, Endpoint, FeatureLevelChanged, LeaderChange,
-    MetadataRecord, PartitionChanged, PartitionCreated, ProducerIdsAllocated, RecordError,
-    TopicCreated, TopicDeleted,
+    ConfigResource, ControllerActivated, ControllerRegistered, Endpoint, FeatureLevelChanged,
+    LeaderChange, MetadataRecord, PartitionChanged, PartitionCreated, ProducerIdsAllocated,
+    RecordError, TopicCreated, TopicDeleted,
 };
 pub use snapshot::{decode_snapshot, encode_snapshot, snapshot_from_bytes, snapshot_to_bytes};

@@ -20,7 +20,7 @@ type Step = (u8, u8, u8, u8);
 fn record_for(image: &MetadataImage, step: Step, number: usize) -> MetadataRecord {
     let (kind, a, b, c) = step;
     let broker = NodeId(i32::from(a % 5));
-    match kind % 12 {
+    match kind % 13 {
         0 => ClusterCreated {
             cluster_id: ClusterId::from_bytes([a; 16]),
         }
@@ -67,6 +67,11 @@ fn record_for(image: &MetadataImage, step: Step, number: usize) -> MetadataRecor
         10 => FeatureLevelChanged {
             name: format!("f{}", a % 3),
             level: u16::from(b % 3),
+        }
+        .into(),
+        11 => ControllerActivated {
+            controller: broker,
+            activation_id: u64::from(c),
         }
         .into(),
         _ if b.is_multiple_of(2) => ProducerIdsAllocated {

@@ -277,6 +277,10 @@ impl Active {
             Request::Found { cluster_id } => {
                 registration::found(draft, cluster_id).map(Answer::from)
             }
+            Request::Activate {
+                controller,
+                activation_id,
+            } => registration::activate(draft, controller, activation_id).map(Answer::from),
             Request::RegisterController(request) => {
                 registration::register_controller(draft, request).map(Answer::from)
             }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use ottla_metadata::{
-    BrokerRegistered, BrokerRegistration, Cause, ClusterCreated, ControllerRegistered,
-    ControllerRegistration, MetadataImage,
+    BrokerRegistered, BrokerRegistration, Cause, ClusterCreated, ControllerActivated,
+    ControllerRegistered, ControllerRegistration, MetadataImage,
 };
 use ottla_model::error::ApiError;
 use ottla_model::{BrokerEpoch, ClusterId, ErrorCode, Instant, NodeId};
@@ -25,6 +25,22 @@ pub(crate) fn found(draft: &mut Draft, cluster_id: ClusterId) -> Result<Reply, A
                 format!("the cluster exists as {existing} and cannot be founded as {cluster_id}");
             return Err(ApiError::new(ErrorCode::InconsistentClusterId, message));
         }
+    }
+    Ok(Reply::Done)
+}
+
+/// Notes since when a controller decides.
+pub(crate) fn activate(
+    draft: &mut Draft,
+    controller: NodeId,
+    activation_id: u64,
+) -> Result<Reply, ApiError> {
+    let last = draft.image().activations.iter().next_back();
+    if last.is_none_or(|last| last.id != activation_id) {
+        draft.push(ControllerActivated {
+            controller,
+            activation_id,
+        })?;
     }
     Ok(Reply::Done)
 }

@@ -15,6 +15,11 @@ pub enum Request {
     Found {
         cluster_id: ClusterId,
     },
+    /// Says that this controller decides from here on; asked first when it became active.
+    Activate {
+        controller: NodeId,
+        activation_id: u64,
+    },
     RegisterController(RegisterController),
     RegisterBroker(RegisterBroker),
     /// Fences a broker at once: a probe said that its process is gone, or a person asked.

@@ -49,6 +49,8 @@ pub struct Worker {
     status: watch::Receiver<QuorumStatus>,
     current: watch::Receiver<Current>,
     version: String,
+    /// Names the time for which this controller is the active one.
+    activation_id: u64,
 }
 
 impl Worker {
@@ -71,6 +73,7 @@ impl Worker {
             feed,
             status,
             version,
+            activation_id: 0,
         };
         (decisions, worker)
     }
@@ -83,6 +86,7 @@ impl Worker {
             let now = self.shared.clock.now();
             self.shared.beats.lock().clear();
             self.shared.core.lock().activate(now, image);
+            self.activation_id = rand::random();
             self.ask_for_itself();
             self.be_active(term).await;
             self.shared.core.lock().deactivate();
@@ -117,8 +121,9 @@ impl Worker {
         }
     }
 
-    /// What a new active controller asks of itself: that the cluster has an id, and that each
-    /// controller stands in the metadata as the quorum knows it. Returns how much it asks.
+    /// What a new active controller asks of itself: that the cluster has an id, that the metadata
+    /// say who decides, before anything else is decided, and that each controller stands in them as
+    /// the quorum knows it. Returns how much it asks.
     fn ask_for_itself(&mut self) -> usize {
         let image = self.feed.current().image;
         let mut requests = Vec::new();
@@ -127,6 +132,10 @@ impl Worker {
             requests.push(Request::Found { cluster_id });
         }
         let me = self.quorum.guard().identity().node_id;
+        requests.push(Request::Activate {
+            controller: me,
+            activation_id: self.activation_id,
+        });
         for member in self.quorum.view().voters {
             let known = image.controllers.get(&member.node_id);
             let version = match known {

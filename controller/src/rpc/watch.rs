@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ottla_metadata::{MetadataImage, encode_snapshot};
@@ -102,20 +103,20 @@ impl Watcher {
         loop {
             changes.borrow_and_update();
             match feed.next(self.offset) {
-                Next::Batches(batches) => self.send_batches(&batches).await?,
+                Next::Batches(batches) => self.send_batches(&batches, feed).await?,
                 Next::Snapshot(image) => self.send_snapshot(image).await?,
                 Next::Nothing => {
                     let leader = self.status.borrow_and_update().leader;
                     if told != Some(leader) {
                         // Who is active is told at once, and whenever it changes.
                         told = Some(leader);
-                        self.send_sign_of_life().await?;
+                        self.send_sign_of_life(feed).await?;
                     }
                     match self.next_event(&mut changes).await {
                         Event::Changed => {}
                         // Nothing may ever come here; others know more.
                         Event::Quiet if self.guard.is_outside() => return Err(Gone::Left),
-                        Event::Quiet => self.send_sign_of_life().await?,
+                        Event::Quiet => self.send_sign_of_life(feed).await?,
                         Event::Left => return Err(Gone::Left),
                     }
                 }
@@ -149,15 +150,18 @@ impl Watcher {
     }
 
     /// No records, and the end of what was sent.
-    async fn send_sign_of_life(&self) -> Result<(), Gone> {
-        let records = v1::MetadataRecords {
-            base_offset: self.offset.0,
-            records: Vec::new(),
-        };
-        self.send(Message::Records(records)).await
+    async fn send_sign_of_life(&self, feed: &Feed) -> Result<(), Gone> {
+        let image = feed.current().image;
+        let none = records_from(&image, self.offset, Vec::new());
+        self.send(Message::Records(none)).await
     }
 
-    async fn send_batches(&mut self, batches: &[Arc<CommittedBatch>]) -> Result<(), Gone> {
+    async fn send_batches(
+        &mut self,
+        batches: &[Arc<CommittedBatch>],
+        feed: &Feed,
+    ) -> Result<(), Gone> {
+        let image = feed.current().image;
         let mut records = Vec::new();
         let (mut base, mut bytes) = (self.offset, 0);
         for batch in batches {
@@ -167,10 +171,7 @@ impl Watcher {
                 records.push(record.clone());
                 self.offset += 1;
                 if bytes >= MESSAGE_BYTES {
-                    let full = v1::MetadataRecords {
-                        base_offset: base.0,
-                        records: std::mem::take(&mut records),
-                    };
+                    let full = records_from(&image, base, std::mem::take(&mut records));
                     self.send(Message::Records(full)).await?;
                     (base, bytes) = (self.offset, 0);
                 }
@@ -179,10 +180,7 @@ impl Watcher {
         if records.is_empty() {
             return Ok(());
         }
-        let rest = v1::MetadataRecords {
-            base_offset: base.0,
-            records,
-        };
+        let rest = records_from(&image, base, records);
         self.send(Message::Records(rest)).await
     }
 
@@ -215,5 +213,24 @@ impl Watcher {
         }
         self.offset = end;
         Ok(())
+    }
+}
+
+/// Records from `base` on, and which history they belong to. A watcher may have asked for more than
+/// this controller knows of.
+fn records_from(
+    image: &MetadataImage,
+    base: MetadataOffset,
+    records: Vec<Bytes>,
+) -> v1::MetadataRecords {
+    let activation = image.activations.before(base);
+    let known = activation.filter(|_| base <= image.offset);
+    v1::MetadataRecords {
+        base_offset: base.0,
+        records,
+        activation: known.map(|activation| v1::Activation {
+            offset: activation.offset.0,
+            id: activation.id,
+        }),
     }
 }

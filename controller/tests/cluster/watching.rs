@@ -37,6 +37,9 @@ fn watch(cluster: &Cluster, id: i32, from: i64, end: i64) -> (MetadataImage, boo
                 Message::Records(records) if records.records.is_empty() => {}
                 Message::Records(records) => {
                     assert_eq!(records.base_offset, image.offset.0);
+                    let before = image.activations.before(image.offset);
+                    let told = records.activation.map(|told| (told.offset, told.id));
+                    assert_eq!(told, before.map(|known| (known.offset.0, known.id)));
                     let mut delta = MetadataDelta::new(Arc::clone(&image));
                     for bytes in records.records {
                         delta
@@ -60,8 +63,10 @@ fn every_controller_pushes_what_is_committed_and_a_snapshot_to_who_is_too_far_ba
     let active = cluster.wait_active();
     let early = cluster.status(active).applied.0;
     for id in 1..=3 {
-        let (_, with_snapshot) = watch(&cluster, id, 0, early);
+        let (image, with_snapshot) = watch(&cluster, id, 0, early);
         assert!(!with_snapshot, "everything is in memory yet");
+        let first = image.activations.iter().next().map(|first| first.offset.0);
+        assert_eq!(first, Some(1), "only the cluster's founding comes before");
     }
     let mut broker = FakeBroker::register(&cluster, active, 1);
     broker.join(&cluster, active);

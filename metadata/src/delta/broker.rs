@@ -3,10 +3,10 @@
 use ottla_model::{BrokerEpoch, NodeId};
 
 use super::{MetadataDelta, ReplayError};
-use crate::image::{BrokerRegistration, ControllerRegistration};
+use crate::image::{Activation, BrokerRegistration, ControllerRegistration};
 use crate::record::{
-    BrokerChanged, BrokerRegistered, BrokerUnregistered, ClusterCreated, ControllerRegistered,
-    FeatureLevelChanged, ProducerIdsAllocated,
+    BrokerChanged, BrokerRegistered, BrokerUnregistered, ClusterCreated, ControllerActivated,
+    ControllerRegistered, FeatureLevelChanged, ProducerIdsAllocated,
 };
 
 impl MetadataDelta {
@@ -102,6 +102,13 @@ impl MetadataDelta {
             .controllers
             .insert(record.controller, registration);
         self.controllers_changed = true;
+    }
+
+    pub(super) fn controller_activated(&mut self, record: &ControllerActivated) {
+        self.image.activations.push(Activation {
+            offset: self.image.offset,
+            id: record.activation_id,
+        });
     }
 
     fn check_broker(&self, broker: NodeId, epoch: BrokerEpoch) -> Result<(), ReplayError> {

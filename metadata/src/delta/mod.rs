@@ -77,6 +77,7 @@ impl MetadataDelta {
             R::FeatureLevelChanged(record) => self.feature_level_changed(record),
             R::ProducerIdsAllocated(record) => self.producer_ids_allocated(record)?,
             R::ControllerRegistered(record) => self.controller_registered(record),
+            R::ControllerActivated(record) => self.controller_activated(record),
         }
         self.image.offset = self.image.offset.next();
         Ok(())

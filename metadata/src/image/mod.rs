@@ -3,6 +3,7 @@
 //! An image never changes. Its maps are persistent, so a clone is cheap and a successor shares
 //! all that stayed the same. Only `delta` makes successors.
 
+mod activations;
 mod broker;
 mod index;
 mod partition;
@@ -17,6 +18,7 @@ use ottla_model::config::TopicConfig;
 use ottla_model::{BrokerEpoch, ClusterId, MetadataOffset, NodeId, ProducerId};
 use ottla_model::{TopicId, TopicIdPartition};
 
+pub use activations::{Activation, Activations};
 pub use broker::{BrokerRegistration, ControllerRegistration};
 pub(crate) use index::PartitionIndexes;
 pub use partition::PartitionImage;
@@ -38,6 +40,8 @@ pub struct MetadataImage {
     pub features: OrdMap<String, u16>,
     /// The lowest producer id that no broker was given.
     pub next_producer_id: ProducerId,
+    /// When which controller became the active one: what tells this history from another.
+    pub activations: Activations,
     pub(crate) indexes: PartitionIndexes,
 }
 
@@ -58,6 +62,7 @@ impl Default for MetadataImage {
             configs: OrdMap::new(),
             features: OrdMap::new(),
             next_producer_id: ProducerId(0),
+            activations: Activations::default(),
             indexes: PartitionIndexes::default(),
         }
     }

@@ -10,6 +10,7 @@ mod broker_unregistered;
 mod cause;
 mod cluster_created;
 mod config_changed;
+mod controller_activated;
 mod controller_registered;
 mod endpoint;
 mod error;
@@ -32,6 +33,7 @@ pub use broker_unregistered::BrokerUnregistered;
 pub use cause::Cause;
 pub use cluster_created::ClusterCreated;
 pub use config_changed::{ConfigChanged, ConfigResource};
+pub use controller_activated::ControllerActivated;
 pub use controller_registered::ControllerRegistered;
 pub use endpoint::Endpoint;
 pub use error::RecordError;
@@ -102,4 +104,5 @@ records! {
     FeatureLevelChanged,
     ProducerIdsAllocated,
     ControllerRegistered,
+    ControllerActivated,
 }

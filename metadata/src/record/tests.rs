@@ -63,6 +63,11 @@ fn cluster_samples() -> Vec<MetadataRecord> {
             version: "0.1.0".to_owned(),
         }
         .into(),
+        ControllerActivated {
+            controller: NodeId(1),
+            activation_id: 258,
+        }
+        .into(),
     ]
 }
 
@@ -131,6 +136,7 @@ const GOLDEN: &[&str] = &[
     "0a000a01661003",
     "0b00080210ac0218e807",
     "0c0008011210030303030303030303030303030303031a080a033a3a311085472205302e312e30",
+    "0d000801110201000000000000",
     "05000a100707070707070707070707070707070712066f7264657273",
     "06000a1007070707070707070707070707070707",
     "07000a100707070707070707070707070707070710051a03010203220201022801",
@@ -205,7 +211,7 @@ proptest! {
 
     #[test]
     fn damaged_records_decode_without_a_panic(
-        which in 0usize..14,
+        which in 0usize..15,
         at in 0usize..200,
         flip in 1u8..,
     ) {

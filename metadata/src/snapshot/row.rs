@@ -14,7 +14,8 @@ use prost::{Message, Oneof};
 
 use crate::batch::OFFSETS;
 use crate::image::{
-    BrokerRegistration, ControllerRegistration, MetadataImage, PartitionImage, TopicImage,
+    Activation, BrokerRegistration, ControllerRegistration, MetadataImage, PartitionImage,
+    TopicImage,
 };
 use crate::record::wire::{WireRecord, nodes, numbers};
 use crate::record::{BrokerRegistered, ControllerRegistered, RecordError};
@@ -54,6 +55,16 @@ struct HeaderRow {
     next_producer_id: i64,
     #[prost(uint64, tag = "4")]
     rows_after: u64,
+    #[prost(message, repeated, tag = "5")]
+    activations: Vec<ActivationRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ActivationRow {
+    #[prost(int64, tag = "1")]
+    offset: i64,
+    #[prost(fixed64, tag = "2")]
+    id: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -158,6 +169,7 @@ pub(super) fn rows_of(image: &MetadataImage) -> Vec<Row> {
         cluster_id: image.cluster_id.map(|id| id.as_bytes().to_vec()),
         next_producer_id: image.next_producer_id.0,
         rows_after: kinds.len() as u64,
+        activations: image.activations.iter().map(activation_row).collect(),
     });
     let rows = std::iter::once(header).chain(kinds);
     rows.map(|kind| Row { kind: Some(kind) }).collect()
@@ -168,6 +180,13 @@ fn pairs(map: &OrdMap<String, String>) -> impl Iterator<Item = PairRow> {
         name: name.clone(),
         value: value.clone(),
     })
+}
+
+fn activation_row(activation: &Activation) -> ActivationRow {
+    ActivationRow {
+        offset: activation.offset.0,
+        id: activation.id,
+    }
 }
 
 fn broker_row(broker: &BrokerRegistration) -> BrokerRow {
@@ -267,6 +286,12 @@ impl Restore {
             None => None,
         };
         self.image.next_producer_id = ProducerId(row.next_producer_id);
+        for activation in row.activations {
+            self.image.activations.push(Activation {
+                offset: MetadataOffset(activation.offset),
+                id: activation.id,
+            });
+        }
         self.expected = Some(row.rows_after);
         Ok(())
     }
