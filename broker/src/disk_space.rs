@@ -3,7 +3,7 @@
 //! itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ottla_log::LogStore;
@@ -26,42 +26,43 @@ pub struct DiskSpace {
     /// What may still be admitted before the next measurement; each byte takes room in the journal
     /// and in a segment.
     admissible: AtomicI64,
+    /// What was free at the last measurement, in bytes.
+    free_bytes: AtomicU64,
+    /// Something did not fit into what was admissible since.
+    refused: AtomicBool,
 }
 
 /// How much room there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Room {
     /// Nothing more is taken from leaders either.
-    Exhausted {
-        free_bytes: u64,
-    },
+    Exhausted,
     /// Nothing more is taken from producers. What leaders have accepted still goes to followers:
     /// without it, what is committed could not be told after a failover, and nobody could read it.
-    Short {
-        free_bytes: u64,
-    },
+    Short,
     Enough,
 }
 
 impl Room {
-    /// A little more is needed before it goes on, so that it does not flutter at the edge. A
+    /// A little more is needed before it goes on, and where something did not fit any more, so that
+    /// it does not flutter at the edge, nor stand there and refuse what comes without a word. A
     /// writer that already waits for room tells more than the number does: a quota, for example.
-    fn of(free_bytes: u64, reserve_bytes: u64, awaited: bool, before: Room) -> Room {
-        let needed = match before {
-            Room::Enough => reserve_bytes,
-            _ => reserve_bytes + reserve_bytes / 8,
+    fn of(free_bytes: u64, reserve_bytes: u64, awaited: bool, refuses: bool) -> Room {
+        let needed = match refuses {
+            false => reserve_bytes,
+            true => reserve_bytes + reserve_bytes / 8,
         };
         if awaited || free_bytes < reserve_bytes / 2 {
-            Room::Exhausted { free_bytes }
+            Room::Exhausted
         } else if free_bytes < needed {
-            Room::Short { free_bytes }
+            Room::Short
         } else {
             Room::Enough
         }
     }
 
     fn is_exhausted(self) -> bool {
-        matches!(self, Room::Exhausted { .. })
+        matches!(self, Room::Exhausted)
     }
 }
 
@@ -71,6 +72,8 @@ impl DiskSpace {
             reserve_bytes,
             room: watch::channel(Room::Enough).0,
             admissible: AtomicI64::new(i64::MAX),
+            free_bytes: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -79,11 +82,13 @@ impl DiskSpace {
     pub fn admit(&self, bytes: usize) -> Result<(), ApiError> {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let left = self.admissible.fetch_sub(bytes, Ordering::Relaxed);
-        let free_bytes = match *self.room.borrow() {
-            Room::Exhausted { free_bytes } | Room::Short { free_bytes } => free_bytes,
-            Room::Enough if left < bytes => self.reserve_bytes,
-            Room::Enough => return Ok(()),
-        };
+        if *self.room.borrow() == Room::Enough {
+            if left >= bytes {
+                return Ok(());
+            }
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
         let message = format!(
             "the broker's disk is full: {free_bytes} bytes are free, and the last {} are kept in \
              reserve (log.disk_reserve_bytes); free some space, lower the retention or delete topics",
@@ -143,19 +148,22 @@ impl DiskSpace {
     fn measured(&self, free_bytes: u64, awaited: bool) {
         let reserve_bytes = self.reserve_bytes;
         let before = *self.room.borrow();
-        let now = Room::of(free_bytes, reserve_bytes, awaited, before);
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+        let refused = self.refused.swap(false, Ordering::Relaxed);
+        let refuses = refused || before != Room::Enough;
+        let now = Room::of(free_bytes, reserve_bytes, awaited, refuses);
         match (before, now) {
-            (Room::Enough, Room::Short { .. } | Room::Exhausted { .. }) => tracing::error!(
+            (Room::Enough, Room::Short | Room::Exhausted) => tracing::error!(
                 free_bytes,
                 reserve_bytes,
                 "the disk is full; nothing more is taken from producers"
             ),
-            (Room::Short { .. }, Room::Exhausted { .. }) => tracing::error!(
+            (Room::Short, Room::Exhausted) => tracing::error!(
                 free_bytes,
                 reserve_bytes,
                 "half of the reserve is gone; nothing more is taken from leaders either"
             ),
-            (Room::Short { .. } | Room::Exhausted { .. }, Room::Enough) => {
+            (Room::Short | Room::Exhausted, Room::Enough) => {
                 tracing::info!(free_bytes, "the disk has room again");
             }
             _ => {}
@@ -194,6 +202,26 @@ mod tests {
         assert_eq!(space.admit(1).unwrap_err().code, ErrorCode::DiskFull);
         space.measured(1_000, false);
         assert_eq!(space.admit(1), Ok(()));
+    }
+
+    /// Once, a broker went on a little above the reserve, refused nearly everything and told nobody.
+    #[test]
+    fn a_broker_that_refuses_what_does_not_fit_says_that_its_disk_is_full() {
+        let space = DiskSpace::new(800);
+        space.measured(810, false);
+        let refused = space.admit(6).unwrap_err();
+        assert!(refused.message.contains("810 bytes are free"), "{refused}");
+        assert!(!space.is_short());
+        space.measured(810, false);
+        assert!(space.is_short());
+        space.measured(899, false);
+        assert!(space.is_short());
+        space.measured(900, false);
+        assert!(!space.is_short());
+        // There is plenty of room for what did not fit between two measurements.
+        assert!(space.admit(51).is_err());
+        space.measured(900, false);
+        assert!(!space.is_short());
     }
 
     #[test]

@@ -237,6 +237,14 @@ impl Shared {
         }
     }
 
+    /// Whether what the segments took over since the last checkpoint is worth another.
+    pub fn is_checkpoint_due(&self) -> bool {
+        let applied = self.applied.load(Ordering::Acquire);
+        let since = applied.saturating_sub(self.trim_to.load(Ordering::Acquire));
+        let dirty = self.dirty.lock().files.len();
+        self.config.is_checkpoint_due(since, dirty)
+    }
+
     pub fn mark_file(&self, serial: u64, path: &Path) {
         let mut dirty = self.dirty.lock();
         dirty.files.entry(serial).or_insert_with(|| DirtyFile {

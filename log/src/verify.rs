@@ -3,18 +3,30 @@
 
 use std::path::{Path, PathBuf};
 
+use ottla_model::batch::BatchHeader;
 use ottla_model::{Offset, TopicIdPartition};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::Disk;
 use crate::dump::dump_segment;
 use crate::error::{IoContext as _, LogError};
+use crate::partition::Physical;
 use crate::recovery::{self, Fold, Folded};
-use crate::segment::{Segment, log_path};
+use crate::segment::log_path;
 use crate::shared::Dirs;
 
 /// How often the journal is read before what another process writes meanwhile is let be.
 const ATTEMPTS: usize = 10;
+
+/// What was looked at, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verified {
+    pub partitions: u64,
+    pub segments: u64,
+    /// The segments' bytes.
+    pub bytes: u64,
+    pub findings: Vec<Finding>,
+}
 
 /// Something that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,19 +41,22 @@ pub struct Finding {
 ///
 /// # Errors
 /// The disk does not work, or a newer version wrote what is there.
-pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Vec<Finding>, LogError> {
+pub fn verify_dir(disk: &dyn Disk, dir: &Path) -> Result<Verified, LogError> {
     let dirs = Dirs::new(dir);
     let (fold, damage) = sum_up(disk, &dirs)?;
     let mut verification = Verification {
         disk,
         dirs: &dirs,
         knows_all: damage.is_none(),
-        findings: Vec::from_iter(damage),
+        verified: Verified {
+            findings: Vec::from_iter(damage),
+            ..Verified::default()
+        },
     };
     for (id, log) in &fold.logs {
         verification.take(*id, log)?;
     }
-    Ok(verification.findings)
+    Ok(verification.verified)
 }
 
 /// What the checkpoint and the journal say, and what is wrong with them.
@@ -93,19 +108,20 @@ struct Verification<'a> {
     /// Nothing is wrong with the journal. If something is, it may have gone on to say that what is
     /// missed is not wanted any more.
     knows_all: bool,
-    findings: Vec<Finding>,
+    verified: Verified,
 }
 
 impl Verification<'_> {
     fn take(&mut self, id: TopicIdPartition, log: &Folded) -> Result<(), LogError> {
         let dir = self.dirs.of(id);
         if let Some(what) = log.damage.clone() {
-            self.findings.push(Finding { path: dir, what });
+            self.verified.findings.push(Finding { path: dir, what });
             return Ok(());
         }
         let Some(kept) = &log.kept else {
             return Ok(());
         };
+        self.verified.partitions += 1;
         let mut wanted = kept.clone();
         wanted.end = log.keep_end;
         let is_cut = wanted.end < kept.end;
@@ -122,26 +138,35 @@ impl Verification<'_> {
             }
             // The segment that the cut goes through may be shorter already, and longer again.
             let is_cut_through = is_cut && end < kept.end_of(index);
-            let what = self.judge(&path, segment, is_cut_through.then_some(end))?;
-            self.findings
-                .extend(what.map(|what| Finding { path, what }));
+            let what = self.judge(&path, kept, index, is_cut_through.then_some(end))?;
+            let finding = what.map(|what| Finding { path, what });
+            self.verified.findings.extend(finding);
         }
         Ok(())
     }
 
-    /// What is wrong with a segment's file, of which what lies at and above `cut_at` is not wanted.
+    /// What is wrong with the file of the segment at `index`, of which what lies at and above
+    /// `cut_at` is not wanted.
     fn judge(
-        &self,
+        &mut self,
         path: &Path,
-        segment: &Segment,
+        log: &Physical,
+        index: usize,
         cut_at: Option<Offset>,
     ) -> Result<Option<String>, LogError> {
+        let segment = &log.segments[index];
+        let end = log.end_of(index);
+        let is_out_of_place = |header: &BatchHeader| {
+            let epoch = log.epoch_of(header);
+            header.next_offset() > end || epoch.is_some_and(|epoch| header.leader_epoch != epoch)
+        };
         let mut damaged = 0;
         let mut is_behind = false;
         let dumped = dump_segment(self.disk, path, &mut |batch| {
             is_behind |= batch.position >= segment.bytes
                 || cut_at.is_some_and(|end| batch.header.base_offset >= end);
-            damaged += u64::from(!is_behind && batch.validity.is_err());
+            let is_damaged = batch.validity.is_err() || is_out_of_place(&batch.header);
+            damaged += u64::from(!is_behind && is_damaged);
         });
         let summary = match dumped {
             Ok(summary) => summary,
@@ -150,6 +175,8 @@ impl Verification<'_> {
             }
             Err(error) => return Err(error),
         };
+        self.verified.segments += 1;
+        self.verified.bytes += summary.bytes;
         let is_short = self.knows_all && cut_at.is_none() && summary.bytes < segment.bytes;
         Ok(match damaged {
             0 => is_short.then(|| {

@@ -394,7 +394,7 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         ));
     }
     let has_checkpoint = directory.join("checkpoint").is_file();
-    let mut findings = verify_dir(&RealDisk, &directory)?;
+    let mut findings = verify_dir(&RealDisk, &directory)?.findings;
     if !has_checkpoint {
         output::note(format_args!(
             "{} has no checkpoint yet: its batches are checked as far as they go, but nothing \

@@ -166,8 +166,9 @@ impl Default for BrokerSection {
 pub struct LogSection {
     /// The size of one journal file, preallocated, in bytes.
     pub journal_file_bytes: u64,
-    /// How many journal bytes are written before segments are synced and the journal recycled.
-    /// More means rarer syncs and a longer recovery.
+    /// How many journal bytes are written at most before segments are synced and the journal
+    /// recycled; half as many are enough if few files were written. More means rarer syncs and a
+    /// longer recovery.
     pub checkpoint_bytes: u64,
     /// How many bytes of the newest batches stay in memory for consumers and followers.
     pub tail_cache_bytes: u64,

@@ -11,9 +11,10 @@
 //! bytes; then the bytes, and CRC-32C of all.
 
 use std::io::IoSlice;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use ottla_model::checksum::crc32c;
 use ottla_model::{LeaderEpoch, Offset, TopicIdPartition};
 
@@ -25,6 +26,8 @@ use crate::planted::{self, Bug};
 const MAGIC: u32 = 0x4f54_5053;
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 44;
+/// Where the leader epoch stands.
+const EPOCH_AT: usize = 36;
 const CRC_BYTES: usize = 4;
 /// The newest, and the one before in case that the newest is damaged.
 const KEPT: usize = 2;
@@ -163,17 +166,23 @@ impl PartitionLog {
     pub fn saved_producers(&self) -> Option<SavedProducers> {
         let mut saved = self.saved_producers.lock();
         for upto in saved.clone().into_iter().rev() {
-            let (epoch, holds) = {
+            let (epochs, holds) = {
                 let state = self.lock();
                 // What lies above a cut that is on its way is about to go.
                 let end = state.log_end.min(state.lowest_cut);
                 let holds = state.log_start <= upto && upto <= end;
-                (state.epochs.at(Offset(upto.0 - 1)), holds)
+                let before = state.epochs.at(Offset(upto.0 - 1));
+                // Where the log begins, the epoch before it is forgotten, but not the one there.
+                let epochs = match state.log_start < upto {
+                    true => before..=before,
+                    false => LeaderEpoch::NONE..=state.epochs.at(upto),
+                };
+                (epochs, holds)
             };
             if !holds {
                 continue;
             }
-            match self.read_saved(upto, epoch) {
+            match self.read_saved(upto, epochs) {
                 Ok(Some(state)) => return Some(SavedProducers { upto, state }),
                 Ok(None) => {
                     tracing::warn!(id = %self.id, %upto, "what was saved of the producers is not whole or not of this log; it is not used");
@@ -214,7 +223,11 @@ impl PartitionLog {
         self.saved_producers.lock().contains(&saved.upto)
     }
 
-    fn read_saved(&self, upto: Offset, epoch: LeaderEpoch) -> Result<Option<Bytes>, LogError> {
+    fn read_saved(
+        &self,
+        upto: Offset,
+        epochs: RangeInclusive<LeaderEpoch>,
+    ) -> Result<Option<Bytes>, LogError> {
         let path = saved_path(&self.dir, upto);
         let file = self.shared.impatient_disk.open(&path, OpenMode::Existing);
         let file = file.or_log("open", &path)?;
@@ -227,8 +240,9 @@ impl PartitionLog {
         bytes.truncate(read);
         let bytes = Bytes::from(bytes);
         let state = bytes.slice(HEADER_BYTES..size as usize - CRC_BYTES);
+        let epoch = LeaderEpoch(bytes.slice(EPOCH_AT..).get_i32());
         let is_whole = encode(self.id, upto, epoch, &state) == bytes;
-        Ok(is_whole.then_some(state))
+        Ok((is_whole && epochs.contains(&epoch)).then_some(state))
     }
 
     /// Removes what was saved above `to`, or below `from`, before a change is carried out that

@@ -79,7 +79,10 @@ pub(super) fn rebuild(
             finish_swaps(shared, id, &dir, &folded.swaps)?;
             let is_cut = folded.keep_end < physical.end;
             physical.end = folded.keep_end;
-            physical.epochs.cut(folded.keep_end);
+            if is_cut {
+                // The epoch that an empty log has reached begins at its end, and stays.
+                physical.epochs.cut(folded.keep_end);
+            }
             physical.cleaned_to = physical.cleaned_to.min(folded.keep_end);
             physical.segments = kept_segments(shared, &dir, &physical, folded.log_start, is_cut)?;
             if folded.changed {

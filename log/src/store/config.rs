@@ -20,7 +20,8 @@ pub struct StoreConfig {
     pub journal_id_if_new: u64,
     /// The most bytes that one group commit takes.
     pub group_bytes_max: usize,
-    /// After so many journal bytes a checkpoint is made, so that they can be recycled.
+    /// After so many journal bytes at most a checkpoint is made, so that they can be recycled; after
+    /// half of them if few files were written.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
     pub checkpoint_ms: u64,
@@ -49,10 +50,22 @@ pub struct StoreConfig {
     pub default_settings: LogSettings,
 }
 
+/// The journal bytes for each file to sync that make a checkpoint worth its syncs.
+const CHECKPOINT_BYTES_PER_FILE: u64 = 256 * 1024;
+
 /// The most files that a journal keeps to go on to.
 const SPARE_FILES_MAX: usize = 16;
 
 impl StoreConfig {
+    /// Whether a checkpoint is due, so many journal bytes after the last one and with so many files
+    /// to sync. What stands in the journal is read at a start; what a checkpoint costs goes by
+    /// files.
+    pub(crate) fn is_checkpoint_due(&self, journal_bytes: u64, dirty_files: usize) -> bool {
+        let worth_it = CHECKPOINT_BYTES_PER_FILE.saturating_mul(dirty_files as u64);
+        let early = worth_it.max(self.checkpoint_bytes / 2);
+        journal_bytes >= early.min(self.checkpoint_bytes)
+    }
+
     /// How many files a journal should keep to go on to: as many as one checkpoint sets free, so
     /// that under load it goes round in its files.
     pub fn spare_files_for(checkpoint_bytes: u64, journal_file_bytes: u64) -> usize {
@@ -183,6 +196,18 @@ pub struct StoreStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_is_due_the_earlier_the_fewer_files_it_syncs() {
+        let config = StoreConfig {
+            checkpoint_bytes: 256 << 20,
+            ..StoreConfig::default()
+        };
+        let due = |mebibytes: u64, files| config.is_checkpoint_due(mebibytes << 20, files);
+        assert!(due(128, 12) && !due(127, 12));
+        assert!(due(200, 800) && !due(199, 800));
+        assert!(due(256, 1_000_000) && !due(255, 1_000_000));
+    }
 
     #[test]
     fn a_journal_keeps_what_a_checkpoint_sets_free_within_bounds() {

@@ -66,8 +66,7 @@ impl Lane {
             self.apply_to_one(ops)?;
         }
         self.shared.applied.store(group.end.0, Ordering::Release);
-        let since = group.end.0 - self.shared.trim_to.load(Ordering::Acquire);
-        if since >= self.shared.config.checkpoint_bytes {
+        if self.shared.is_checkpoint_due() {
             self.bell.ring();
         }
         self.evict();

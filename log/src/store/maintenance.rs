@@ -28,13 +28,21 @@ pub(super) struct Bell {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Rung {
-    checkpoint: bool,
+    due: bool,
+    requested: bool,
     stop: bool,
 }
 
 impl Bell {
+    /// A checkpoint seems due.
     pub fn ring(&self) {
-        self.state.lock().checkpoint = true;
+        self.state.lock().due = true;
+        self.rung.notify_all();
+    }
+
+    /// A checkpoint shall be made, due or not.
+    pub fn request(&self) {
+        self.state.lock().requested = true;
         self.rung.notify_all();
     }
 
@@ -43,25 +51,49 @@ impl Bell {
         self.rung.notify_all();
     }
 
-    /// Waits for a ring or the time; true to stop.
-    fn wait(&self, patience: Duration) -> bool {
+    /// Waits for a ring or the time.
+    fn wait(&self, patience: Duration) -> Woken {
         let mut state = self.state.lock();
-        if !state.checkpoint && !state.stop {
+        if !state.due && !state.requested && !state.stop {
             self.rung.wait_for(&mut state, patience);
         }
-        state.checkpoint = false;
-        state.stop
+        let rung = std::mem::take(&mut *state);
+        state.stop = rung.stop;
+        match rung {
+            Rung { stop: true, .. } => Woken::ToStop,
+            Rung {
+                due: true,
+                requested: false,
+                ..
+            } => Woken::ByRing,
+            _ => Woken::ToCheckpoint,
+        }
     }
+}
+
+/// What ended a wait.
+enum Woken {
+    /// A checkpoint seemed due.
+    ByRing,
+    /// It was requested, or it is time.
+    ToCheckpoint,
+    ToStop,
 }
 
 /// Runs until the store stops or fails.
 pub(super) fn run(shared: &Shared, bell: &Bell) {
     let patience = Duration::from_millis(shared.config.checkpoint_ms);
-    while !bell.wait(patience) {
+    loop {
+        // A ring may be of the time before the last checkpoint, which covers some of it.
+        let due = match bell.wait(patience) {
+            Woken::ToStop => return,
+            Woken::ByRing => shared.is_checkpoint_due(),
+            Woken::ToCheckpoint => true,
+        };
         if shared.failure().is_some() {
             return;
         }
-        if let Err(error) = checkpoint(shared) {
+        if due && let Err(error) = checkpoint(shared) {
             shared.fail(error);
             return;
         }

@@ -233,7 +233,7 @@ impl LogStore {
 
     /// Makes a checkpoint soon, without waiting for it.
     pub fn request_checkpoint(&self) {
-        self.bell.ring();
+        self.bell.request();
     }
 
     pub fn stats(&self) -> StoreStats {

@@ -369,8 +369,8 @@ fn check_point(life: &Life, cut: &Cut, point: &Point) -> Result<(), String> {
 /// A crash is no damage.
 fn check_verified(disk: &SimDisk, is_faulty: bool) -> Result<(), String> {
     match verify_dir(disk, Path::new(DIR)) {
-        Ok(findings) if findings.is_empty() => Ok(()),
-        Ok(findings) => Err(format!("verification finds {findings:#?}")),
+        Ok(verified) if verified.findings.is_empty() => Ok(()),
+        Ok(verified) => Err(format!("verification finds {:#?}", verified.findings)),
         Err(LogError::Io { .. }) if is_faulty => Ok(()),
         Err(error) => Err(format!("cannot be verified: {}", super::chain(&error))),
     }

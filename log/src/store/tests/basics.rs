@@ -1,6 +1,9 @@
 //! Appending, cutting, deleting, and finding it all again.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
+use crate::disk::Call;
 
 fn fill(log: &PartitionLog, from: i64, to: i64) -> Vec<Bytes> {
     let batches: Vec<_> = (from..to).step_by(2).map(|n| batch(n, 2, 300)).collect();
@@ -280,6 +283,50 @@ fn open_files_stay_bounded() {
             10
         );
     }
+}
+
+/// What is written while a checkpoint is made still counts from the one before it. Once, every
+/// checkpoint under load was followed by another at once, which synced all files again.
+#[test]
+fn a_checkpoint_is_not_followed_by_another_that_is_not_due() {
+    let disk = SimDisk::new();
+    let often = StoreConfig {
+        checkpoint_bytes: 16 * 1024,
+        ..config()
+    };
+    let store = try_open(&disk, often).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    let mut base = 0;
+    let mut write = |bytes: i64| {
+        for _ in 0..bytes / 1_000 {
+            log.append(base as u64, batch(base, 1, 1_000)).unwrap();
+            base += 1;
+        }
+        assert!(store.told.wait_for(id(1), base as u64 - 1));
+        wait_until_on_disk(&log);
+    };
+    let first = disk.hold(Call::Rename, "checkpoint");
+    write(20_000);
+    assert!(first.wait_until_reached());
+    write(5_000);
+    let second = disk.hold(Call::Sync, "partitions");
+    first.release();
+    let deadline = Instant::now() + PATIENCE;
+    let wait_for_checkpoint = |number| {
+        while store.stats().checkpoints < number {
+            assert!(Instant::now() < deadline, "no checkpoint {number}");
+            std::thread::yield_now();
+        }
+        store.shared.trim_to.load(Ordering::Acquire)
+    };
+    let covered = wait_for_checkpoint(1);
+    while !second.is_reached() {
+        assert!(Instant::now() < deadline, "no second checkpoint");
+        write(1_000);
+    }
+    second.release();
+    let then = wait_for_checkpoint(2) - covered;
+    assert!(then >= 16 * 1024, "only {then} bytes after the first");
 }
 
 #[test]

@@ -140,7 +140,9 @@ fn damage_in_the_middle_is_found_on_reading_or_by_a_full_check() {
     let disk = prepared();
     let first = segment_files(&disk).remove(0);
     flip(&disk, &first, 1000);
-    let findings = crate::verify::verify_dir(&disk, Path::new(DIR)).unwrap();
+    let findings = crate::verify::verify_dir(&disk, Path::new(DIR))
+        .unwrap()
+        .findings;
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].path, first);
     {
@@ -262,7 +264,9 @@ fn without_its_checkpoint_the_store_counts_as_lost() {
     let disk = prepared();
     let path = Path::new(DIR).join("checkpoint");
     flip(&disk, &path, 30);
-    let found = crate::verify::verify_dir(&disk, Path::new(DIR)).unwrap();
+    let found = crate::verify::verify_dir(&disk, Path::new(DIR))
+        .unwrap()
+        .findings;
     assert_eq!(found.len(), 1);
     check_lost_whole(&disk, config());
     // Where it is missing, the journal alone would have to hold everything, and it does not.

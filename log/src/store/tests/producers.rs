@@ -145,6 +145,21 @@ fn what_lies_below_the_logs_start_is_not_gone_on_from() {
     assert_eq!(saved(&store.get(id(1)).unwrap()), None);
 }
 
+/// Retention may take all batches away; their producers go on. Once, the epoch before the log's new
+/// start was asked for, which is forgotten, and the file was called damaged.
+#[test]
+fn what_the_log_begins_with_is_gone_on_from() {
+    let disk = SimDisk::new();
+    let (store, log) = saved_at(&disk, &[8, 10]);
+    log.advance_log_start(Offset(10)).unwrap();
+    let all = Some((10, b"upto 10".to_vec()));
+    assert_eq!(saved(&log), all);
+    store.shutdown().unwrap();
+    let store = open(&disk);
+    let log = store.get(id(1)).unwrap();
+    assert_eq!(saved(&log), all);
+}
+
 #[test]
 fn an_empty_log_and_one_that_is_gone_keep_nothing() {
     let disk = SimDisk::new();

@@ -206,7 +206,9 @@ fn a_store_works_on_real_files() {
     assert!(store.free_space().unwrap() > 0);
     store.shutdown().unwrap();
     drop(store);
-    let findings = crate::verify::verify_dir(&crate::RealDisk, &dir.path().join("log")).unwrap();
+    let findings = crate::verify::verify_dir(&crate::RealDisk, &dir.path().join("log"))
+        .unwrap()
+        .findings;
     assert_eq!(findings, []);
     assert_eq!(read_all(&open().get(id(1)).unwrap()).unwrap(), expected);
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::disk::OpenMode;
+use crate::dump::dump_segment;
 use crate::verify::verify_dir;
 
 fn found(disk: &dyn Disk) -> Vec<crate::verify::Finding> {
-    verify_dir(disk, Path::new(DIR)).unwrap()
+    verify_dir(disk, Path::new(DIR)).unwrap().findings
 }
 
 fn segment_files(disk: &SimDisk) -> Vec<PathBuf> {
@@ -80,6 +81,33 @@ fn what_is_wanted_is_missed_or_found_damaged() {
     let missing = found(&disk);
     assert_eq!(missing.len(), 1, "{missing:?}");
     assert_eq!(missing[0].what, "the file is missing");
+}
+
+/// Offsets and leader epochs stand outside of the checksums, so that they are judged by what the
+/// log knows of them. Once, a segment passed in which they were wrong.
+#[test]
+fn a_batch_with_a_wrong_offset_or_epoch_is_damage() {
+    let disk = SimDisk::new();
+    drop(checkpointed(&disk));
+    let path = segment_files(&disk).remove(1);
+    let second = {
+        let mut positions = Vec::new();
+        dump_segment(&disk, &path, &mut |batch| positions.push(batch.position)).unwrap();
+        positions[1]
+    };
+    // The highest byte of the base offset is the first of a batch; the epoch begins at the 13th.
+    for at in [3, 6, 7, 12, 15, second + 6, second + 7, second + 15] {
+        for bit in [0, 1, 6] {
+            let disk = disk.fork();
+            disk.flip_bit(&path, at * 8 + bit).unwrap();
+            let damaged = found(&disk);
+            assert_eq!(damaged.len(), 1, "bit {bit} of byte {at}: {damaged:?}");
+            assert_eq!(damaged[0].path, path);
+        }
+    }
+    // A dump knows the file alone, in which what comes next lies too low.
+    disk.flip_bit(&path, 0).unwrap();
+    assert!(dump_segment(&disk, &path, &mut |_| {}).unwrap().invalid > 0);
 }
 
 /// A crash may leave anything behind what was synced; the journal has what belongs there.
