@@ -74,8 +74,8 @@ impl BrokerIdentity {
             path: dir.to_path_buf(),
             source,
         })?;
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // A new identity for old data would give stale records to the new replica.
                 let is_temporary = |entry: std::fs::DirEntry| entry.path() == temporary_name(&path);
@@ -96,7 +96,7 @@ impl BrokerIdentity {
             Err(error) => return Err(io(error)),
         };
         let identity: BrokerIdentity =
-            serde_json::from_str(&text).map_err(|error| IdentityError::Damaged {
+            serde_json::from_slice(&bytes).map_err(|error| IdentityError::Damaged {
                 path: path.clone(),
                 reason: error.to_string(),
             })?;
@@ -220,13 +220,15 @@ mod tests {
     #[test]
     fn a_damaged_identity_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(IDENTITY_FILE), "{").unwrap();
-        let refused = BrokerIdentity::open(dir.path(), NodeId(1), 1)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refused.contains(IDENTITY_FILE) && refused.contains("damaged"),
-            "{refused}"
-        );
+        for bytes in [&b"{"[..], b"{\xff}"] {
+            std::fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
+            let refused = BrokerIdentity::open(dir.path(), NodeId(1), 1)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                refused.contains(IDENTITY_FILE) && refused.contains("damaged"),
+                "{refused}"
+            );
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ottla_log::{LogStore, RealDisk, StoreConfig};
-use ottla_model::{BrokerEpoch, ClusterId, ErrorCode};
+use ottla_model::{BrokerEpoch, ClusterId};
 use ottla_proto::v1::admin_service_server::AdminServiceServer;
 use ottla_proto::v1::cluster_service_server::ClusterServiceServer;
 use ottla_proto::v1::log_service_server::LogServiceServer;
@@ -31,7 +31,8 @@ use crate::isr::IsrUpdates;
 use crate::manager::ReplicaManager;
 use crate::producer_ids::ProducerIds;
 use crate::producer_state;
-use crate::registration::{Refused, Registration, is_final};
+use crate::registration::Registration;
+use crate::registration::refusal::what_to_do;
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
@@ -54,8 +55,6 @@ const TICK: Duration = Duration::from_millis(50);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often old segments are looked for while the disk is full.
 const SHORT_OF_ROOM_PAUSE: Duration = Duration::from_secs(1);
-/// How long what goes on is not told again.
-const REPEAT_AFTER: Duration = Duration::from_secs(10);
 /// The file that says the last run ended cleanly, and under which broker epoch.
 const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
 
@@ -424,26 +423,10 @@ impl Starter {
             })
     }
 
-    /// What is done about the cluster's word that it will not have this broker.
-    fn refused(&self) -> Refused {
-        let fatal = Arc::clone(&self.fatal);
-        let told = NowAndThen::default();
-        Arc::new(move |error| {
-            if is_final(error) {
-                fatal(format!("the cluster refuses this broker: {error}"));
-            } else if error.code == ErrorCode::NodeStarting {
-                // Every broker of a new cluster comes by here.
-                tracing::info!(%error, "the registration waits for the cluster");
-            } else if error.code != ErrorCode::NotController && told.may_tell() {
-                tracing::warn!(%error, "the registration was refused; trying again");
-            }
-        })
-    }
-
     fn spawn(&self, broker: &Arc<Broker>, context: &Arc<ReplicaContext>, store: Arc<LogStore>) {
         let mut tasks = self.tasks.lock();
         let mut spawn = |task: JoinHandle<()>| tasks.push(task);
-        let refused = self.refused();
+        let refused = what_to_do(Arc::clone(&self.fatal));
         let watcher = Watcher {
             node_id: self.config.node_id,
             image: Arc::clone(&broker.image),
@@ -533,23 +516,6 @@ async fn retention(broker: Arc<Broker>) {
         if short {
             tokio::time::sleep(SHORT_OF_ROOM_PAUSE).await;
         }
-    }
-}
-
-/// Lets somebody tell what goes on and on, now and then.
-#[derive(Default)]
-struct NowAndThen {
-    last: Mutex<Option<Instant>>,
-}
-
-impl NowAndThen {
-    fn may_tell(&self) -> bool {
-        let mut last = self.last.lock();
-        let may = last.is_none_or(|at| at.elapsed() >= REPEAT_AFTER);
-        if may {
-            *last = Some(Instant::now());
-        }
-        may
     }
 }
 

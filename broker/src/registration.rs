@@ -1,13 +1,15 @@
 //! This broker's standing with the active controller: its control stream, its broker epoch, its
 //! wish to serve and to leave.
 
+pub mod refusal;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_model::error::ApiError;
-use ottla_model::{BrokerEpoch, DirectoryId, ErrorCode, NodeId};
+use ottla_model::{BrokerEpoch, DirectoryId, NodeId};
 use ottla_proto::v1;
 use ottla_proto::v1::control_request::Message as Say;
 use ottla_proto::v1::control_response::Message as Hear;
@@ -19,6 +21,7 @@ use tonic::{Status, Streaming};
 use crate::config::BrokerConfig;
 use crate::controllers::Controllers;
 use crate::image::ImageStore;
+use refusal::Refused;
 
 /// How long a controller gets for the first answer on a control stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,9 +32,6 @@ const EAGER_BEAT: Duration = Duration::from_millis(50);
 /// How long a controller may seem to be behind this broker. One that is active no more notices so
 /// itself much earlier.
 const DIVERGED_AFTER: Duration = Duration::from_secs(10);
-
-/// Hears why the cluster will not have this broker.
-pub type Refused = Arc<dyn Fn(&ApiError) + Send + Sync>;
 
 /// Where this broker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -313,14 +313,6 @@ async fn note(image: &Arc<ImageStore>, epoch: BrokerEpoch) -> Result<(), String>
 
 fn is_ahead(answer: &v1::ControlResponse) -> bool {
     matches!(&answer.message, Some(Hear::BeatReply(reply)) if reply.ahead)
-}
-
-/// Whether a refusal will not go away by waiting.
-pub fn is_final(error: &ApiError) -> bool {
-    matches!(
-        error.code,
-        ErrorCode::InconsistentClusterId | ErrorCode::InvalidRequest
-    )
 }
 
 #[cfg(test)]

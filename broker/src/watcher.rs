@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 use crate::controllers::Controllers;
 use crate::image::{ImageChange, ImageStore};
 use crate::manager::ReplicaManager;
-use crate::registration::Refused;
+use crate::registration::refusal::Refused;
 
 /// A controller gives a sign of life every second; silence beyond this means it is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(4);

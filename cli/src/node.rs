@@ -2,6 +2,7 @@
 //! one file of the program that knows both a broker's and a controller's parts.
 
 mod directory;
+mod files;
 mod refusal;
 mod threads;
 
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use crate::config::NodeConfig;
 pub use directory::{DirectoryLock, holder};
+use files::Connections;
 use refusal::{Refusal, patiently};
 use threads::IoThread;
 
@@ -56,6 +58,7 @@ pub struct Node {
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     threads: Vec<IoThread>,
+    connections: Connections,
     /// Held as long as the node runs.
     lock: DirectoryLock,
 }
@@ -77,7 +80,7 @@ struct Port {
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        raise_file_limit();
+        let connections = files::divide_open_files(config.limits.connections);
         let lock = patiently(|| DirectoryLock::take(&config.data_dir))
             .await
             .map_err(NodeError)?;
@@ -98,6 +101,7 @@ impl Node {
             stop,
             failed,
             threads: vec![internal_thread],
+            connections,
             lock,
         };
         if config.roles.broker {
@@ -230,18 +234,18 @@ impl Node {
             broker.add_internal_services(&mut routes);
         }
         let runtime = self.threads[0].handle().clone();
-        let server = listener::serve_grpc(
-            &runtime,
-            routes.routes(),
-            INTERNAL_LIMITS,
-            self.stop.subscribe(),
-        );
+        // What the other nodes of a cluster may ask of it at once.
+        let limits = PortLimits {
+            connections: self.connections.internal,
+            streams_per_connection: limits::STREAMS_PER_CONNECTION_MAX,
+        };
+        let server = listener::serve_grpc(&runtime, routes.routes(), limits, self.stop.subscribe());
         runtime.spawn(listener::accept(
             port.listener,
             vec![server],
             vec![runtime.clone()],
             port.purpose,
-            INTERNAL_LIMITS,
+            limits,
             self.stop.subscribe(),
         ));
     }
@@ -249,7 +253,7 @@ impl Node {
     fn serve_clients(&mut self, port: Port, config: &NodeConfig) -> Result<(), NodeError> {
         let threads = config.broker.threads;
         let limits = PortLimits {
-            connections: config.limits.connections,
+            connections: self.connections.clients,
             streams_per_connection: config.limits.streams_per_connection,
         };
         let Some(broker) = self.broker.clone() else {
@@ -329,22 +333,6 @@ impl Node {
         }
     }
 }
-
-/// Lets the process open as many files and connections as the system allows it to.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// What the other nodes of a cluster may ask of the internal port at once.
-const INTERNAL_LIMITS: PortLimits = PortLimits {
-    connections: limits::INTERNAL_CONNECTIONS_MAX,
-    streams_per_connection: limits::STREAMS_PER_CONNECTION_MAX,
-};
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)

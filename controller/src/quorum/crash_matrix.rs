@@ -212,6 +212,7 @@ impl Stores {
             file_bytes: 4096,
             spare_files: 1,
             preparing: Preparing::AfterSync,
+            notes_synced: true,
             id_if_new: 7,
         };
         let log = LogStore::open(Arc::clone(&disk), None, Path::new(LOG), config);

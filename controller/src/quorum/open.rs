@@ -65,6 +65,7 @@ impl Quorum {
         } = parts;
         let wal = WalConfig {
             file_bytes: config.log_file_bytes,
+            notes_synced: true,
             ..WalConfig::new(log_id_if_new)
         };
         let store = LogStore::open(Arc::clone(&disk), Some(lock), &dir.join("log"), wal);
@@ -174,6 +175,9 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, StartError> {
         election_timeout_min: millis(config.election_timeout_min),
         election_timeout_max: millis(config.election_timeout_max),
         enable_pre_vote: Some(true),
+        // One that lost the end of its log, which can look like a crash, is filled again. Otherwise
+        // its leader would ask for ever for what it knows to be there.
+        allow_log_reversion: Some(true),
         // A leader that comes back asks for votes again: others may lead by now.
         enable_leader_restore: Some(false),
         // Snapshots and purging are decided in `snapshots`, by bytes too, and keep what the

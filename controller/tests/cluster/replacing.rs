@@ -165,13 +165,25 @@ fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
 #[test]
 fn a_damaged_directory_is_kept_aside_and_the_controller_taken_in_anew() {
     type Damage = fn(&Path);
-    let damages: [Damage; 3] = [
+    let damages: [Damage; 4] = [
         |dir| fs::write(dir.join("controller/meta.json"), "{}").unwrap(),
         |dir| fs::remove_file(dir.join("controller/meta.json")).unwrap(),
         |dir| {
             files(dir, ".wal")
                 .iter()
                 .for_each(|path| fs::write(path, [7; 9]).unwrap())
+        },
+        // Nothing is left that says that the log went on there.
+        |dir| {
+            for path in files(dir, ".wal") {
+                let mut bytes = fs::read(&path).unwrap();
+                let end = bytes
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .map_or(0, |at| at + 1);
+                bytes[end.saturating_sub(4096)..end].fill(0);
+                fs::write(path, bytes).unwrap();
+            }
         },
     ];
     let mut cluster = Cluster::founded();

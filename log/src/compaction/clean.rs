@@ -54,7 +54,7 @@ impl Compactor {
         let base = segments[0].base;
         let name = file_name(pass.log.id(), base, token);
         let path = shared.dirs.compacting.join(name);
-        let written = self.write_group(pass, segments, &path, done);
+        let written = self.write_group(pass, group.clone(), &path, done);
         let (changed, new) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -99,19 +99,21 @@ impl Compactor {
     fn write_group(
         &mut self,
         pass: &Pass<'_>,
-        segments: &[Segment],
+        group: std::ops::Range<usize>,
         path: &Path,
         done: &mut Compacted,
     ) -> Result<(bool, Segment), LogError> {
         let shared = self.shared.clone();
-        let mut output = Output::create(&shared, path, segments[0].base)?;
+        let mut output = Output::create(&shared, path, pass.seen.segments[group.start].base)?;
         let mut changed = false;
-        for (index, segment) in segments.iter().enumerate() {
-            let is_last = index + 1 == segments.len();
+        for index in group.clone() {
+            let segment = &pass.seen.segments[index];
+            let is_last = index + 1 == group.end;
             let last_batch_at = is_last.then_some(segment.last_batch_at);
             let mut position = 0;
             let mut copied = 0;
-            self.read_segment(pass.log, segment, &mut |header, batch| {
+            let end = pass.seen.end_of(index);
+            self.read_segment(pass.log, segment, end, &mut |header, batch| {
                 let must_stay = last_batch_at == Some(position);
                 position += batch.len() as u64;
                 let before = output.segment.bytes;

@@ -192,7 +192,8 @@ impl Compactor {
             let segment = pass.seen.segments[index].clone();
             let mut full_at = None;
             let keys = &mut pass.keys;
-            self.read_segment(pass.log, &segment, &mut |header, batch| {
+            let end = pass.seen.end_of(index);
+            self.read_segment(pass.log, &segment, end, &mut |header, batch| {
                 if full_at.is_none() && header.next_offset() > from {
                     full_at = learn_batch(keys, header, batch, from);
                 }
@@ -233,11 +234,13 @@ impl Compactor {
         groups
     }
 
-    /// Hands the batches of a segment, checked, to `visit`, until it says to stop.
+    /// Hands the batches of a segment, which ends at `end` at most, to `visit`, checked, until it
+    /// says to stop.
     fn read_segment(
         &mut self,
         log: &PartitionLog,
         segment: &Segment,
+        end: Offset,
         visit: &mut dyn FnMut(&BatchHeader, &bytes::Bytes) -> Result<bool, LogError>,
     ) -> Result<(), LogError> {
         let path = log_path(log.dir(), segment.base);
@@ -247,15 +250,18 @@ impl Compactor {
         };
         let handles = &self.shared.handles;
         let file = handles.file(segment.serial, &path, OpenMode::Existing)?;
-        let mut position = 0;
+        let (mut position, mut next) = (0, segment.base);
         while position < segment.bytes {
-            let all = Offset(i64::MAX);
-            let chunk = read_batches(&*file, &path, position, segment.bytes, all, READ_BYTES);
+            let (range, all) = (position..segment.bytes, Offset(i64::MAX));
+            let chunk = read_batches(&*file, &path, range, next, all, READ_BYTES);
             let chunk = chunk.map_err(unreadable)?;
-            position += chunk.len() as u64;
             self.pace.spend(&self.shared, chunk.len() as u64)?;
             let mut rest: &[u8] = &chunk;
             while let Ok((header, batch, behind)) = next_batch(rest) {
+                let place = log.check_place(&path, position, &header, next..end);
+                place.map_err(unreadable)?;
+                next = header.next_offset();
+                position += batch.len() as u64;
                 if !visit(&header, &chunk.slice_ref(batch))? {
                     return Ok(());
                 }

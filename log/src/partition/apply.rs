@@ -11,7 +11,7 @@ use ottla_model::{Offset, TimestampMs};
 use super::{PartitionLog, Physical};
 use crate::disk::OpenMode;
 use crate::error::{IoContext as _, LogError, ReadError};
-use crate::segment::{BatchMeta, Scanner, Segment, SegmentIndex, SparseIndex, log_path};
+use crate::segment::{BatchMeta, Floor, Scanner, Segment, SegmentIndex, SparseIndex, log_path};
 use crate::wal::WalPosition;
 
 /// Batches that go to one segment with one write.
@@ -225,13 +225,13 @@ impl PartitionLog {
             }
         };
         let mut floor = index.floor(Offset(to.0 - 1));
-        let mut scanner = Scanner::new(&*file, &path, floor.at, segment.bytes);
+        let mut scanner = Scanner::new(&*file, &path, floor.at, segment.bytes, floor.base);
         if !floor.holds(&mut scanner).map_err(unreadable)? {
             let built = SparseIndex::of_segment(&path, segment.base, &*file, segment.bytes);
             index = built.map_err(unreadable)?;
             floor = index.floor(Offset(to.0 - 1));
         }
-        let (bytes, last_batch_at) = find_cut(&*file, &path, floor.at, segment.bytes, to)
+        let (bytes, last_batch_at) = find_cut(&*file, &path, floor, segment.bytes, to)
             .map_err(|source| self.unreadable(source))?;
         // From now on this is another segment: what others keep of the one before must not be
         // taken for it.
@@ -402,12 +402,12 @@ impl Run {
 fn find_cut(
     file: &dyn crate::disk::DiskFile,
     path: &Path,
-    from: u64,
+    from: Floor,
     bytes: u64,
     to: Offset,
 ) -> Result<(u64, u64), ReadError> {
-    let mut scanner = Scanner::new(file, path, from, bytes);
-    let (mut end, mut last) = (from, from);
+    let mut scanner = Scanner::new(file, path, from.at, bytes, from.base);
+    let (mut end, mut last) = (from.at, from.at);
     while let Some((at, header)) = scanner.next()? {
         if header.base_offset >= to {
             break;

@@ -152,7 +152,7 @@ impl Wanted {
     ) -> Result<Lookup, ReadError> {
         let TimeFloor { offset, reached } = index.time_floor(self.timestamp);
         let floor = index.floor(offset.max(self.log_start));
-        let mut scanner = Scanner::new(file, path, floor.at, place.bytes);
+        let mut scanner = Scanner::new(file, path, floor.at, place.bytes, floor.base);
         if !floor.holds(&mut scanner)? {
             return Ok(Lookup::IndexIsWrong);
         }
@@ -173,7 +173,8 @@ impl Wanted {
             if header.max_timestamp < self.timestamp || header.next_offset() <= self.log_start {
                 continue;
             }
-            let batch = read_batches(file, path, at, place.bytes, place.limit, 0)?;
+            let range = at..place.bytes;
+            let batch = read_batches(file, path, range, header.base_offset, place.limit, 0)?;
             let found = find_in_batch(&batch, self.timestamp, self.log_start);
             if found.is_some() {
                 return Ok(Lookup::Done(found));

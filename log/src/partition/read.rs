@@ -133,28 +133,63 @@ impl PartitionLog {
     ) -> Result<Option<Bytes>, ReadError> {
         let (file, path) = self.open_place(place)?;
         let mut scanner = self.scan_from(&*file, &path, place, from)?;
+        let mut before = None;
+        let mut found = None;
         while let Some((at, header)) = scanner.next()? {
             if header.base_offset >= place.limit {
+                self.check_header(place, &path, at, &header)?;
                 break;
             }
             if header.next_offset() > from {
-                let (end, limit) = (place.bytes, place.limit);
-                let bytes = read_batches(&*file, &path, at, end, limit, max_bytes)?;
-                self.check_headers(place, &path, at, &bytes)?;
-                return Ok(Some(bytes));
+                found = Some((at, header.base_offset));
+                break;
             }
+            before = Some((at, header));
         }
-        Ok(None)
+        // Compaction may have left nothing at `from`, or the batch before it is damaged and says
+        // that it ends earlier than it does.
+        if found.is_none_or(|(_, base)| base > from)
+            && let Some((at, header)) = before
+        {
+            let end = at + header.size as u64;
+            let limit = Offset(i64::MAX);
+            let batch = read_batches(&*file, &path, at..end, header.base_offset, limit, 0)?;
+            self.check_headers(place, &path, at, &batch)?;
+        }
+        let Some((at, base)) = found else {
+            return Ok(None);
+        };
+        let range = at..place.bytes;
+        let bytes = read_batches(&*file, &path, range, base, place.limit, max_bytes)?;
+        self.check_headers(place, &path, at, &bytes)?;
+        Ok(Some(bytes))
     }
 
-    /// Compares what no checksum covers, epochs and offsets, with what the log knows of them. If
-    /// the place is not current any more, what is found does not count.
+    /// Checks the headers of the batches that stand at `at`.
     fn check_headers(
         &self,
         place: &Place,
         path: &std::path::Path,
         at: u64,
         bytes: &[u8],
+    ) -> Result<(), ReadError> {
+        let mut rest = bytes;
+        while let Ok((header, _, behind)) = next_batch(rest) {
+            let at = at + (bytes.len() - rest.len()) as u64;
+            self.check_header(place, path, at, &header)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Compares what no checksum covers, epoch and offset, with what the log knows of them. If the
+    /// place is not current any more, what is found does not count.
+    fn check_header(
+        &self,
+        place: &Place,
+        path: &std::path::Path,
+        at: u64,
+        header: &BatchHeader,
     ) -> Result<(), ReadError> {
         let state = self.state.lock();
         let physical = &state.physical;
@@ -165,24 +200,19 @@ impl PartitionLog {
         let Some(index) = index else {
             return Ok(());
         };
-        let mut rest = bytes;
-        while let Ok((header, _, behind)) = next_batch(rest) {
-            let at = at + (bytes.len() - rest.len()) as u64;
-            let within =
-                place.base <= header.base_offset && header.next_offset() <= physical.end_of(index);
-            if !within {
-                let what = format!("offset {} has no place here", header.base_offset);
-                return Err(ReadError::damaged(path, at, what));
-            }
-            let epoch = physical.epoch_of(&header);
-            if let Some(epoch) = epoch.filter(|epoch| header.leader_epoch != *epoch) {
-                let what = format!(
-                    "the batch at offset {} has leader epoch {}, but was written in {epoch}",
-                    header.base_offset, header.leader_epoch
-                );
-                return Err(ReadError::damaged(path, at, what));
-            }
-            rest = behind;
+        let within =
+            place.base <= header.base_offset && header.next_offset() <= physical.end_of(index);
+        if !within {
+            let what = format!("offset {} has no place here", header.base_offset);
+            return Err(ReadError::damaged(path, at, what));
+        }
+        let epoch = physical.epoch_of(header);
+        if let Some(epoch) = epoch.filter(|epoch| header.leader_epoch != *epoch) {
+            let what = format!(
+                "the batch at offset {} has leader epoch {}, but was written in {epoch}",
+                header.base_offset, header.leader_epoch
+            );
+            return Err(ReadError::damaged(path, at, what));
         }
         Ok(())
     }
@@ -293,12 +323,13 @@ impl PartitionLog {
             Some(floor) => floor,
             None => self.index(file, place)?.floor(offset),
         };
-        let mut scanner = Scanner::new(file, path, floor.at, place.bytes);
+        let mut scanner = Scanner::new(file, path, floor.at, place.bytes, floor.base);
         if floor.holds(&mut scanner)? {
             return Ok(scanner);
         }
         let floor = self.index_anew(file, place)?.floor(offset);
-        Ok(Scanner::new(file, path, floor.at, place.bytes))
+        let (at, base) = (floor.at, floor.base);
+        Ok(Scanner::new(file, path, at, place.bytes, base))
     }
 
     /// The whole index of a segment: kept, read from its files, or built.

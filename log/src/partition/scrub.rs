@@ -1,5 +1,6 @@
 //! Verifying a log's sealed segments on disk, batch by batch, whether or not anybody reads them.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,29 +87,28 @@ impl PartitionLog {
                 return Err(ReadError::damaged(path, at, "the file ends within a batch"));
             };
             check_batch(path, at, batch)?;
-            self.check_place(path, at, &header, next)?;
+            self.check_place(path, at, &header, next..sealed.end)?;
             next = header.next_offset();
             at += header.size as u64;
             reader.consume(header.size);
-        }
-        // A compacted log may have gaps, but never an offset twice.
-        if next > sealed.end {
-            let what = format!("it ends at offset {next}, behind {}", sealed.end);
-            return Err(ReadError::damaged(path, at, what));
         }
         Ok(())
     }
 
     /// Offset and leader epoch stand outside a batch's checksum; what the log knows of them must
-    /// agree.
-    fn check_place(
+    /// agree. A compacted log may have gaps, but never an offset twice.
+    pub(crate) fn check_place(
         &self,
         path: &Path,
         at: u64,
         header: &BatchHeader,
-        least: Offset,
+        Range { start: least, end }: Range<Offset>,
     ) -> Result<(), ReadError> {
         let base = header.base_offset;
+        if header.next_offset() > end {
+            let what = format!("offset {base} of a segment that ends at {end}");
+            return Err(ReadError::damaged(path, at, what));
+        }
         if base < least {
             let what = format!("offset {base} behind offset {least}");
             return Err(ReadError::damaged(path, at, what));

@@ -2,6 +2,7 @@
 //! checkpoint vouches for are cut, and the journal's batches are written over them. What the
 //! checkpoint vouches for must be there; if it is not, the log is damaged.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -257,7 +258,7 @@ fn check_segment(
     } else {
         segment.last_batch_at
     };
-    let reached = verify(&*file, &path, from, segment.bytes)?;
+    let reached = verify(&*file, &path, from..segment.bytes, segment.base)?;
     // Behind the last batch there may be a gap.
     if reached.is_none_or(|reached| reached > end) {
         let what = format!("{} does not end before offset {end}", path.display());
@@ -285,7 +286,7 @@ fn cut_point(
     bytes: u64,
     end: Offset,
 ) -> Result<(u64, u64), Rebuild> {
-    let mut scanner = Scanner::new(file, path, 0, bytes);
+    let mut scanner = Scanner::new(file, path, 0, bytes, base);
     let (mut position, mut last, mut next) = (0, 0, base);
     while next < end {
         let Some((at, header)) = scanner.next()? else {
@@ -319,11 +320,11 @@ fn open(shared: &Shared, path: &Path) -> Result<Arc<dyn DiskFile>, ReadError> {
 fn verify(
     file: &dyn DiskFile,
     path: &Path,
-    from: u64,
-    to: u64,
+    range: Range<u64>,
+    lowest: Offset,
 ) -> Result<Option<Offset>, ReadError> {
     let mut reached = None;
-    let mut scanner = Scanner::new(file, path, from, to);
+    let mut scanner = Scanner::new(file, path, range.start, range.end, lowest);
     let mut bytes = Vec::new();
     while let Some((at, header)) = scanner.next()? {
         bytes.resize(header.size, 0);

@@ -41,18 +41,15 @@ pub(crate) struct SavedEntries {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Floor {
     pub at: u64,
-    /// The offset that the batch there starts with, if the index is right; `None` at the segment's
-    /// beginning.
-    base: Option<Offset>,
+    /// The offset that the batch there starts with, if the index is right. The segment's own where
+    /// it begins: the first batch may begin above it.
+    pub base: Offset,
 }
 
 impl Floor {
     /// Whether the batch that `scanner`, which begins at the floor, comes upon is the right one.
     pub fn holds(&self, scanner: &mut Scanner<'_>) -> Result<bool, ReadError> {
-        match self.base {
-            Some(base) => scanner.is_at(base),
-            None => Ok(true),
-        }
+        Ok(self.at == 0 || scanner.is_at(self.base)?)
     }
 }
 
@@ -148,12 +145,15 @@ impl SparseIndex {
             .offsets
             .partition_point(|(relative, _)| self.base + i64::from(*relative) <= offset);
         match behind.checked_sub(1) {
-            None => Floor { at: 0, base: None },
+            None => Floor {
+                at: 0,
+                base: self.base,
+            },
             Some(index) => {
                 let (relative, at) = self.offsets[index];
                 Floor {
                     at: u64::from(at),
-                    base: Some(self.base + i64::from(relative)),
+                    base: self.base + i64::from(relative),
                 }
             }
         }
@@ -202,7 +202,7 @@ impl SparseIndex {
         from: u64,
         to: u64,
     ) -> Result<(), ReadError> {
-        let mut scanner = Scanner::new(file, path, from, to);
+        let mut scanner = Scanner::new(file, path, from, to, self.base);
         while let Some((at, header)) = scanner.next()? {
             self.push(&BatchMeta::of(&header), at);
         }
@@ -244,7 +244,7 @@ impl SparseIndex {
         if let Some(mut index) = SparseIndex::load(disk, dir, base, bytes) {
             let last = index.offsets.last().copied().unwrap_or((0, 0));
             let at = index.rewind(bytes);
-            let header = Scanner::new(file, &path, at, bytes).next();
+            let header = Scanner::new(file, &path, at, bytes, base).next();
             let agrees = matches!(
                 header,
                 Ok(Some((_, header))) if header.base_offset == base + i64::from(last.0)

@@ -1,5 +1,6 @@
 //! Walking a segment's batches, and reading them with their checksums verified.
 
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -26,21 +27,27 @@ pub(crate) struct Scanner<'a> {
     position: u64,
     end: u64,
     /// The lowest base offset that the next batch can have.
-    lowest: Option<Offset>,
+    lowest: Offset,
     block: Vec<u8>,
     block_at: u64,
     block_bytes: usize,
 }
 
 impl<'a> Scanner<'a> {
-    /// Scans from the batch at `position` to `end`.
-    pub fn new(file: &'a dyn DiskFile, path: &'a Path, position: u64, end: u64) -> Scanner<'a> {
+    /// Scans from the batch at `position`, which begins at `lowest` or above, to `end`.
+    pub fn new(
+        file: &'a dyn DiskFile,
+        path: &'a Path,
+        position: u64,
+        end: u64,
+        lowest: Offset,
+    ) -> Scanner<'a> {
         Scanner {
             file,
             path,
             position,
             end,
-            lowest: None,
+            lowest,
             block: Vec::new(),
             block_at: 0,
             block_bytes: BLOCK_BYTES,
@@ -76,14 +83,8 @@ impl<'a> Scanner<'a> {
         if at + header.size as u64 > self.end {
             return Err(ReadError::damaged(self.path, at, "the batch is cut off"));
         }
-        if self
-            .lowest
-            .is_some_and(|lowest| header.base_offset < lowest)
-        {
-            let what = format!("offset {} comes again", header.base_offset);
-            return Err(ReadError::damaged(self.path, at, what));
-        }
-        self.lowest = Some(header.next_offset());
+        check_order(self.path, at, self.lowest, &header)?;
+        self.lowest = header.next_offset();
         self.position = at + header.size as u64;
         Ok(Some((at, header)))
     }
@@ -133,17 +134,21 @@ pub(crate) fn check_batch(path: &Path, at: u64, batch: &[u8]) -> Result<BatchHea
     Ok(header)
 }
 
-/// Reads whole batches from the one at `position` on: up to `max_bytes`, but at least one; none
-/// that starts at or above `limit`; none behind `end`. Every checksum is verified.
+/// Reads whole batches from the one at `position` on, which begins at `lowest` or above: up to
+/// `max_bytes`, but at least one; none that starts at or above `limit`; none behind `end`. Every
+/// checksum is verified.
 pub(crate) fn read_batches(
     file: &dyn DiskFile,
     path: &Path,
-    position: u64,
-    end: u64,
+    Range {
+        start: position,
+        end,
+    }: Range<u64>,
+    lowest: Offset,
     limit: Offset,
     max_bytes: usize,
 ) -> Result<Bytes, ReadError> {
-    let mut scanner = Scanner::new(file, path, position, end);
+    let mut scanner = Scanner::new(file, path, position, end, lowest);
     let Some((_, first)) = scanner.next()? else {
         return Ok(Bytes::new());
     };
@@ -173,10 +178,7 @@ pub(crate) fn read_batches(
         return Err(ReadError::damaged(path, position, "no batch"));
     }
     // A batch whose offset is wrong would reach over the one behind it.
-    let behind = Scanner::new(file, path, position + whole as u64, end).next()?;
-    if let Some((at, behind)) = behind {
-        check_order(path, at, lowest, &behind)?;
-    }
+    Scanner::new(file, path, position + whole as u64, end, lowest).next()?;
     bytes.truncate(whole);
     Ok(Bytes::from(bytes))
 }
@@ -190,7 +192,7 @@ fn check_order(
 ) -> Result<(), ReadError> {
     if header.base_offset < lowest {
         let what = format!(
-            "a batch starts at offset {}, though the one before it reaches to {lowest}",
+            "a batch starts at offset {}, though what is before it reaches to {lowest}",
             header.base_offset
         );
         return Err(ReadError::damaged(path, at, what));
@@ -270,7 +272,7 @@ mod tests {
 
     fn scan(file: &Noted) -> Vec<i64> {
         let end = file.bytes.len() as u64;
-        let mut scanner = Scanner::new(file, Path::new("segment"), 0, end);
+        let mut scanner = Scanner::new(file, Path::new("segment"), 0, end, Offset::ZERO);
         let mut bases = Vec::new();
         while let Some((_, header)) = scanner.next().unwrap() {
             bases.push(header.base_offset.0);

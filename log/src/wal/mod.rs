@@ -8,6 +8,7 @@
 mod block_writer;
 mod files;
 mod frame;
+mod mark;
 mod open;
 mod spares;
 
@@ -23,6 +24,7 @@ use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
 use block_writer::BlockWriter;
 use frame::{FrameHeader, frame_bytes, padding};
+use mark::Mark;
 use spares::Spares;
 
 /// A place in a write-ahead log, in bytes since its creation. Never falls, never repeats.
@@ -40,6 +42,9 @@ pub struct WalConfig {
     pub spare_files: usize,
     /// Who prepares files ahead, once [`Wal::prepare_ahead`] was called.
     pub preparing: Preparing,
+    /// Notes beside the log how far it is synced, so that a log that lost its end is told from one
+    /// that a crash has torn. For one that is not filled again from others.
+    pub notes_synced: bool,
     /// A random number that becomes the log's identity when it is created; ignored afterwards.
     pub id_if_new: u64,
 }
@@ -62,6 +67,7 @@ impl WalConfig {
             file_bytes: 32 * 1024 * 1024,
             spare_files: 2,
             preparing: Preparing::InBackground,
+            notes_synced: false,
             id_if_new,
         }
     }
@@ -101,6 +107,7 @@ pub struct Wal {
     synced: u64,
     last_crc: u32,
     writer: BlockWriter,
+    mark: Mark,
     failed: Option<Arc<LogError>>,
 }
 
@@ -224,6 +231,7 @@ impl Wal {
                 synced.map_err(|error| self.fail(error))?;
             }
             self.synced = self.end;
+            self.mark.note(self.synced);
         }
         let prepared = self.spares.after_sync();
         prepared.map_err(|error| self.fail(error))

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use super::block_writer::BlockWriter;
 use super::files;
 use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
+use super::mark::{self, Mark};
 use super::spares::Spares;
 use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition};
 use crate::disk::{Disk, OpenMode, create_dir_durably};
@@ -53,6 +54,13 @@ pub(super) fn open(
     let numbers = files::list(&*disk, dir)?;
     let id = files::load_or_create_id(&disk, dir, config.id_if_new, !numbers.is_empty())?;
     let reader = Reader::read(&*disk, dir, id, &numbers, visit)?;
+    let mark = match config.notes_synced {
+        true => {
+            reader.check_end(mark::read(&*disk, dir, id)?)?;
+            Mark::open(&*disk, dir, id)
+        }
+        false => Mark::none(),
+    };
     reader.write_again()?;
     let mut wal_files = reader.live;
     let (current, writer) = match wal_files.pop() {
@@ -85,6 +93,7 @@ pub(super) fn open(
         synced: reader.end,
         last_crc: reader.last_crc.unwrap_or(0),
         writer,
+        mark,
         failed: None,
     })
 }
@@ -210,6 +219,27 @@ impl Reader {
         self.check_rest(&bytes, 0)
     }
 
+    /// Refuses a log that ends before where it was noted to be synced.
+    fn check_end(&self, noted: Option<u64>) -> Result<(), LogError> {
+        let Some(noted) = noted.filter(|noted| *noted > self.end) else {
+            return Ok(());
+        };
+        let (path, at) = self.place_of_end();
+        let what = format!(
+            "no valid frame at position {}, though everything before position {noted} was synced",
+            self.end
+        );
+        Err(LogError::corrupt(&path, at, what))
+    }
+
+    /// The file that the log ends in, and where.
+    fn place_of_end(&self) -> (PathBuf, u64) {
+        match self.live.last() {
+            Some(file) => (file.path.clone(), self.end - file.base),
+            None => (PathBuf::new(), 0),
+        }
+    }
+
     /// Makes durable what may only be readable, in the last file; those before it are synced.
     fn write_again(&self) -> Result<(), LogError> {
         let Some(file) = self.live.last() else {
@@ -248,10 +278,7 @@ impl Reader {
             let frame = FrameHeader::peek(bytes, at)
                 .filter(|frame| self.is_later(frame) && frame.is_whole(bytes, at));
             if let Some(frame) = frame {
-                let (path, at) = match self.live.last() {
-                    Some(file) => (file.path.clone(), self.end - file.base),
-                    None => (PathBuf::new(), 0),
-                };
+                let (path, at) = self.place_of_end();
                 let what = format!(
                     "no valid frame at position {}, though the frame at position {} says that everything before position {} was synced",
                     self.end, frame.position, frame.synced

@@ -14,6 +14,7 @@ fn config() -> WalConfig {
         file_bytes: 4096,
         spare_files: 2,
         preparing: Preparing::AfterSync,
+        notes_synced: false,
         id_if_new: 0xfeed_beef,
     }
 }
@@ -151,6 +152,51 @@ fn a_torn_tail_is_cut_and_written_over() {
     // Frame 3 still stands where the next frame would, but belongs to another history.
     let (_, frames) = open(&disk).unwrap();
     assert_eq!(frames, [payload(1, 100), payload(4, 100)]);
+}
+
+/// Once, a log whose last frames were gone, and all that vouched for them, passed for a torn one.
+#[test]
+fn a_log_that_notes_what_is_synced_does_not_lose_its_end_unnoticed() {
+    let disk = SimDisk::new();
+    let try_open = |disk: &SimDisk| {
+        let config = WalConfig {
+            notes_synced: true,
+            ..config()
+        };
+        Wal::open(Arc::new(disk.clone()), Path::new(DIR), config)
+    };
+    let (mut wal, _) = try_open(&disk).unwrap();
+    let mut ends = Vec::new();
+    for number in 0..3 {
+        append(&mut wal, &[payload(number, 100)]).unwrap();
+        wal.sync().unwrap();
+        ends.push(wal.end().0);
+    }
+    append(&mut wal, &[payload(3, 100)]).unwrap();
+    drop(wal);
+    let first = files::file_path(Path::new(DIR), 1);
+    // What was never synced may be torn.
+    let torn = disk.fork();
+    damage(&torn, &first, ends[2] + 50);
+    assert_eq!(try_open(&torn).unwrap().1.len(), 3);
+    for end in &ends[..2] {
+        let cut = disk.fork();
+        let file = cut.open(&first, OpenMode::Existing).unwrap();
+        let zeros = vec![0; (file.size().unwrap() - end) as usize];
+        file.write_at(&[IoSlice::new(&zeros)], *end).unwrap();
+        match try_open(&cut).unwrap_err() {
+            LogError::Corrupt { path, position, .. } => {
+                assert_eq!((path, position), (first.clone(), *end))
+            }
+            other => panic!("{other}"),
+        }
+        // A note that is damaged itself says nothing.
+        damage(&cut, &Path::new(DIR).join("synced"), 13);
+        assert!(try_open(&cut).is_ok());
+    }
+    // A power cut may leave an older note.
+    let last = try_open(&disk).unwrap();
+    assert_eq!(last.1.len(), 4);
 }
 
 #[test]

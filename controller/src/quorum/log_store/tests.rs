@@ -39,6 +39,7 @@ fn small_files() -> WalConfig {
         file_bytes: 64 * 1024,
         spare_files: 1,
         preparing: Preparing::AfterSync,
+        notes_synced: true,
         id_if_new: 7,
     }
 }

@@ -731,3 +731,40 @@ fn a_compacted_segment_is_verified_where_it_waits_for_its_place() {
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     assert_eq!(damaged[0].path, waiting.join(&name));
 }
+
+/// Its records would be taken for older or newer than they are, and the last of their keys go.
+#[test]
+fn a_batch_that_says_that_it_is_elsewhere_is_not_compacted() {
+    let disk = SimDisk::new();
+    let store = try_open(&disk, quick()).unwrap();
+    let log = filled(&store);
+    let before = values(&log);
+    let dir = Path::new(DIR).join("partitions").join(id(1).to_string());
+    let bases: Vec<_> = {
+        let state = log.lock();
+        let sealed = state.physical.segments.iter().rev().skip(1);
+        sealed
+            .map(|segment| segment.base)
+            .filter(|base| base.0 > 0)
+            .collect()
+    };
+    assert!(bases.len() > 3);
+    for base in bases {
+        let path = dir.join(format!("{base:020}.log"));
+        // The lowest bit of the first base offset that is set, and one that is not.
+        for bit in [base.0.trailing_zeros(), base.0.trailing_ones()] {
+            let bit = 7 * 8 + u64::from(bit);
+            disk.flip_bit(&path, bit).unwrap();
+            let done = store
+                .compactor()
+                .compact(&log, TimestampMs(5_000), Offset(i64::MAX), &[]);
+            assert!(
+                matches!(done, Err(LogError::Read { .. })),
+                "{base} {bit}: {done:?}"
+            );
+            disk.flip_bit(&path, bit).unwrap();
+        }
+    }
+    assert_eq!(values(&log), before);
+    compact(&store, &log, 5_000, &[]);
+}

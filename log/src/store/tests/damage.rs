@@ -2,10 +2,12 @@
 
 use std::io::IoSlice;
 
+use ottla_model::batch::BatchHeader;
 use ottla_model::checksum::crc32c;
 
 use super::*;
 use crate::disk::{Call, OpenMode};
+use crate::error::ReadError;
 
 fn segment_files(disk: &SimDisk) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join("partitions").join(id(1).to_string());
@@ -466,4 +468,61 @@ fn scrubbing_stops_when_it_is_told_to() {
     };
     store.scrub(&mut pace, &mut |id, what| panic!("{id}: {what}"));
     assert_eq!(reads, 3);
+}
+
+/// A log of batches of four records in several segments, in files alone.
+fn of_four(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {
+    let no_cache = StoreConfig {
+        cache_bytes: 0,
+        ..config()
+    };
+    let store = try_open(disk, no_cache).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    for number in 0..40 {
+        log.append(number as u64, batch(number * 4, 4, 300))
+            .unwrap();
+    }
+    wait_until_on_disk(&log);
+    (store, log)
+}
+
+fn read_disk(log: &PartitionLog, from: i64) -> Result<Vec<Bytes>, ReadError> {
+    log.read_blocking(Offset(from), Offset(i64::MAX), 1)
+}
+
+/// A reader goes on behind what it is given, so a batch that claims to lie or to end earlier than it
+/// does would be passed over without a word.
+#[test]
+fn no_record_is_passed_over_because_a_batch_says_that_it_is_elsewhere() {
+    let disk = SimDisk::new();
+    let (_store, log) = of_four(&disk);
+    let mut found = 0;
+    for path in segment_files(&disk).iter().rev().skip(1) {
+        let mut batches = Vec::new();
+        crate::dump::dump_segment(&disk, path, &mut |batch| {
+            batches.push((batch.position, batch.header.base_offset.0));
+        })
+        .unwrap();
+        for (position, base) in batches {
+            // The lowest two bytes of the base offset, and of the last offset in the batch.
+            for at in [6, 7, 25, 26] {
+                for bit in 0..8 {
+                    disk.flip_bit(path, (position + at) * 8 + bit).unwrap();
+                    for from in base..base + 4 {
+                        let read = read_disk(&log, from);
+                        let is_damage = matches!(read, Err(ReadError::Damaged { .. }));
+                        assert!(is_damage, "bit {bit} of byte {at} at {from}: {read:?}");
+                        found += 1;
+                    }
+                    disk.flip_bit(path, (position + at) * 8 + bit).unwrap();
+                }
+            }
+        }
+    }
+    assert!(found > 1_000);
+    for from in 0..160 {
+        let read = read_disk(&log, from).unwrap();
+        let base = BatchHeader::decode(&read[0]).unwrap().base_offset;
+        assert_eq!(base.0, from / 4 * 4);
+    }
 }

@@ -54,7 +54,7 @@ fn active_entries(disk: &SimDisk, log: &PartitionLog) -> Vec<(u32, u32)> {
 fn batches_of(disk: &SimDisk, log: &PartitionLog, base: Offset, bytes: u64) -> Vec<(Offset, u64)> {
     let path = log_path(log.dir(), base);
     let file = disk.open(&path, OpenMode::Existing).unwrap();
-    let mut scanner = Scanner::new(&*file, &path, 0, bytes);
+    let mut scanner = Scanner::new(&*file, &path, 0, bytes, base);
     let mut batches = Vec::new();
     while let Some((at, header)) = scanner.next().unwrap() {
         batches.push((header.base_offset, at));
