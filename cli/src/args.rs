@@ -5,7 +5,8 @@ use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::bench::Amount;
 use crate::cmd::{
@@ -141,11 +142,14 @@ pub fn topic_setting(text: &str) -> Result<KeyValue, String> {
     let (parsed, expected) = if pair.key.ends_with(".ms") {
         let duration = given.and_then(|value| duration::parse(value).ok());
         let parsed = duration.map(|duration| duration.as_millis().to_string());
-        (parsed, "milliseconds, or a duration with a unit, as 7d")
+        let expected = "milliseconds, or a whole number with a unit, as 7d: ms, s, m, h or d";
+        (parsed, expected)
     } else if pair.key.ends_with(".bytes") {
         let size = given.and_then(|value| value.parse::<Amount>().ok());
         let parsed = size.map(|size| size.0.to_string());
-        (parsed, "bytes, or a size with a unit, as 64MiB")
+        let expected =
+            "bytes, or a whole number with a unit, as 64MiB: B, KB, MB, GB, KiB, MiB or GiB";
+        (parsed, expected)
     } else {
         return Ok(pair);
     };
@@ -168,6 +172,27 @@ pub fn number_refused(error: &clap::Error) -> Option<String> {
     Some(text.replace(&cause.to_string(), words))
 }
 
+/// The refusal of a command line that lacks something, by the command line alone: an option that
+/// the environment gives would stand in the usage as if it had to be typed.
+pub fn missing_as_typed(error: &clap::Error) -> Option<clap::Error> {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return None;
+    }
+    without_bootstrap_env(Cli::command())
+        .try_get_matches()
+        .err()
+}
+
+fn without_bootstrap_env(command: clap::Command) -> clap::Command {
+    let typed = |arg: clap::Arg| match arg.get_id().as_str() {
+        "bootstrap" => arg.env(None),
+        _ => arg,
+    };
+    command
+        .mut_args(typed)
+        .mut_subcommands(without_bootstrap_env)
+}
+
 /// Parses a count of things of which there is at least one. Zero is refused: on the wire it would
 /// mean the default, which only leaving the option out asks for.
 pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
@@ -181,9 +206,6 @@ pub fn at_least_one<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T,
 #[cfg(test)]
 mod tests {
     use std::any::TypeId;
-
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -259,6 +281,17 @@ mod tests {
         }
         let other = Cli::try_parse_from(["ottla", "none"]).unwrap_err();
         assert_eq!(number_refused(&other), None);
+    }
+
+    #[test]
+    fn a_trim_before_a_negative_offset_says_how_to_drop_everything() {
+        let line = "ottla topic trim t --before-offset -1";
+        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("begin at 0") && text.contains("--all"),
+            "{text}"
+        );
     }
 
     #[test]

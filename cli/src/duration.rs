@@ -7,7 +7,11 @@ use std::time::Duration;
 pub fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let expected = || format!("'{text}' is no duration; write for example 250ms, 10s, 5m or 1h");
+    let expected = || {
+        format!(
+            "'{text}' is no duration; write a whole number with ms, s, m, h or d, as 250ms or 10s"
+        )
+    };
     let number: u64 = number.parse().map_err(|_| expected())?;
     let milliseconds = match unit {
         "ms" => 1,

@@ -113,8 +113,9 @@ pub fn verdict(view: &ClusterView, observed: &Observed) -> Verdict {
         &lost,
         "no whole copy: every broker that could lead has found its data damaged, lost or replaced \
          by an older copy, or was unregistered. Set unclean.leader.election.enable=true on the \
-         topic to go on with what its brokers still hold, without the lost records, or delete it; \
-         damaged files stand in `quarantine` in their data directories",
+         topic to go on with what the first of its brokers that is up has: nothing, from offset 0, \
+         if its log was damaged or lost; or delete the topic. Damaged logs are kept, in \
+         broker/log/quarantine of the data directory, for `ottla log dump --records`",
     );
     partition_finding(
         &mut findings,

@@ -49,6 +49,8 @@ fn main() -> ExitCode {
 
 /// Prints what clap says, help and versions among it, with a number that is none told in words.
 fn refuse(error: &clap::Error) -> ExitCode {
+    let again = args::missing_as_typed(error);
+    let error = again.as_ref().unwrap_or(error);
     match args::number_refused(error) {
         Some(text) => output::note(text.trim_end()),
         // Where nobody reads, there is nobody to tell.

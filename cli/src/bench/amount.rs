@@ -23,7 +23,12 @@ impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Amount, String> {
-        let expected = || format!("'{text}' is no size; write for example 100, 16KiB or 1MB");
+        let expected = || {
+            format!(
+                "'{text}' is no size; write a whole number with B, KB, MB, GB, KiB, MiB or GiB, as \
+                 16KiB"
+            )
+        };
         let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
         let (digits, factor) = match unit {
             Some((unit, factor)) => (&text[..text.len() - unit.len()], *factor),

@@ -23,6 +23,17 @@ pub struct Settings {
     pub linger_ms: Option<u64>,
 }
 
+impl Settings {
+    /// What the records that were written count as: without acknowledgements nobody knows more than
+    /// that they were sent.
+    fn written_as(&self) -> &'static str {
+        match self.acks {
+            Some("none") => "sent",
+            _ => "acknowledged",
+        }
+    }
+}
+
 /// What happened within about a second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Interval {
@@ -61,9 +72,9 @@ fn ms(milliseconds: f64) -> String {
 
 impl Interval {
     /// One line for people.
-    pub fn text(&self) -> String {
+    pub fn text(&self, settings: &Settings) -> String {
         let parts = [
-            ("acknowledged", &self.acknowledged),
+            (settings.written_as(), &self.acknowledged),
             ("consumed", &self.consumed),
         ];
         let mut at = 0.0;
@@ -113,7 +124,7 @@ impl Report {
             "MAX-MS",
         ]);
         let parts = [
-            ("acknowledged", &self.acknowledged),
+            (self.settings.written_as(), &self.acknowledged),
             ("consumed", &self.consumed),
         ];
         for (name, stretch) in parts {
@@ -190,6 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_acknowledges_was_sent() {
+        let mut sent = report(0);
+        sent.settings.acks = Some("none");
+        let text = sent.text();
+        assert!(
+            text.contains("sent") && !text.contains("acknowledged"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_failure_is_told_with_its_reason() {
         let failed = report(2);
         assert!(!failed.passed());
@@ -217,7 +239,7 @@ mod tests {
             consumed: None,
         };
         assert_eq!(
-            interval.text(),
+            interval.text(&report(0).settings),
             "  1.0 s  acknowledged 1 records/s, 1.0 MB/s, ms p50 5.00 p99 5.00 max 5.00"
         );
     }

@@ -175,7 +175,7 @@ async fn watch(
                     consumed: of(scene.settings.consumers, &meters.consumed),
                 };
                 if interval.acknowledged.is_some() || interval.consumed.is_some() {
-                    output::note(interval.text());
+                    output::note(interval.text(&scene.settings));
                     intervals.push(interval);
                 }
             }

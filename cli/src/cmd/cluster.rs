@@ -9,7 +9,7 @@ use ottla_proto::convert::endpoint_text;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::args::RequestArgs;
+use crate::args::{RequestArgs, at_least_one};
 use crate::cmd::broker::{self, ListedBroker};
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::health::{Unanswered, Verdict};
@@ -37,8 +37,20 @@ pub struct HealthArgs {
     /// With --watch: end as soon as the cluster is healthy; --timeout bounds the wait
     #[arg(short, long, requires = "watch")]
     exit_when_healthy: bool,
+    /// Unhealthy with fewer brokers than this; otherwise those count that ever registered
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
+    brokers: Option<usize>,
     #[command(flatten)]
     request: RequestArgs,
+}
+
+impl HealthArgs {
+    fn expected(&self) -> Expected {
+        Expected {
+            brokers: self.brokers.unwrap_or_default(),
+            ..Expected::default()
+        }
+    }
 }
 
 /// Runs a command under `ottla cluster`.
@@ -52,7 +64,7 @@ pub async fn run(command: ClusterCommand) -> CommandResult {
 
 async fn health(args: HealthArgs) -> CommandResult {
     let format = args.request.output.output;
-    let verdict = match look_once(&args.request).await {
+    let verdict = match look_once(&args).await {
         Ok(verdict) => verdict,
         Err(error) if error.exit == Exit::Usage => return Err(error),
         Err(error) => return Err(unanswered(error, format)?),
@@ -65,9 +77,9 @@ async fn health(args: HealthArgs) -> CommandResult {
     }
 }
 
-async fn look_once(request: &RequestArgs) -> CommandResult<Verdict> {
-    let client = session::open(request).await?;
-    Ok(observe::look(&client, Expected::default()).await?.verdict)
+async fn look_once(args: &HealthArgs) -> CommandResult<Verdict> {
+    let client = session::open(&args.request).await?;
+    Ok(observe::look(&client, args.expected()).await?.verdict)
 }
 
 /// That nobody answered is a verdict too: for programs a document, for people the error's line.
@@ -100,7 +112,7 @@ async fn watch(args: HealthArgs) -> CommandResult {
     let mut client: Option<Client> = None;
     let mut last = Last::Nothing;
     loop {
-        let now = match look(&mut client, &args.request).await {
+        let now = match look(&mut client, &args).await {
             Ok(verdict) => Last::Verdict(Box::new(verdict)),
             Err(error) if error.exit == Exit::Usage => return Err(error),
             Err(error) => Last::Unreachable(error.to_string()),
@@ -126,12 +138,13 @@ async fn watch(args: HealthArgs) -> CommandResult {
     }
 }
 
-async fn look(client: &mut Option<Client>, request: &RequestArgs) -> CommandResult<Verdict> {
+async fn look(client: &mut Option<Client>, args: &HealthArgs) -> CommandResult<Verdict> {
     if client.is_none() {
-        *client = Some(session::connect(&request.connect, Duration::from_secs(2)).await?);
+        let connect = &args.request.connect;
+        *client = Some(session::connect(connect, Duration::from_secs(2)).await?);
     }
     match client {
-        Some(client) => Ok(observe::look(client, Expected::default()).await?.verdict),
+        Some(client) => Ok(observe::look(client, args.expected()).await?.verdict),
         None => Err(CommandError::usage("no client")),
     }
 }

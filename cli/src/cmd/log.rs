@@ -29,13 +29,13 @@ const UNPACKED_MAX: usize = 16 * BATCH_BYTES_MAX;
 pub enum LogCommand {
     /// List the batches of segment files; exits with 3 if one is damaged
     Dump(DumpArgs),
-    /// Check the segments, journal and checkpoint of a stopped node; exits with 3 if one is damaged
+    /// Check a stopped broker's segments, journal and checkpoint; exits with 3 if one is damaged
     Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct DumpArgs {
-    /// Segment files
+    /// Segment files (`*.log`)
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Also list the records in each batch
@@ -47,7 +47,7 @@ pub struct DumpArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The directory that holds the broker's partitions
+    /// A broker's data directory, or the folder in it that holds `partitions`
     directory: PathBuf,
     #[command(flatten)]
     output: OutputArgs,
@@ -150,8 +150,12 @@ fn dump(args: &DumpArgs) -> CommandResult {
     let mut damaged = false;
     for path in &args.files {
         let summary = dump_file(args, path)?;
-        damaged |= summary.invalid > 0 || !is_segment(&summary);
-        output::note(format_args!("{}: {}", path.display(), verdict(&summary)));
+        damaged |= summary.invalid > 0 || !is_segment(path, &summary);
+        output::note(format_args!(
+            "{}: {}",
+            path.display(),
+            verdict(path, &summary)
+        ));
     }
     if damaged {
         return Err(CommandError::condition_told("a batch is damaged"));
@@ -159,17 +163,18 @@ fn dump(args: &DumpArgs) -> CommandResult {
     Ok(())
 }
 
-/// Whether a file can be a segment: it begins with a batch, or is empty because nothing was written
-/// to it yet.
-fn is_segment(summary: &SegmentSummary) -> bool {
-    summary.batches > 0 || summary.trailing_bytes == 0
+/// Whether a file can be a segment: it begins with a batch, or has a segment's name and is empty
+/// because nothing was written to it yet.
+fn is_segment(path: &Path, summary: &SegmentSummary) -> bool {
+    summary.batches > 0 || (summary.trailing_bytes == 0 && is_named_segment(path))
 }
 
 /// What a file turned out to be.
-fn verdict(summary: &SegmentSummary) -> String {
-    if !is_segment(summary) {
+fn verdict(path: &Path, summary: &SegmentSummary) -> String {
+    if !is_segment(path, summary) {
         return format!(
-            "this is no segment file, or a damaged one: its {} do not begin with a record batch",
+            "this is no segment file (*.log), or a damaged one: its {} do not begin with a record \
+             batch",
             counted(summary.trailing_bytes, "byte")
         );
     }
@@ -312,18 +317,29 @@ fn log_directory(named: &Path) -> Result<PathBuf, CommandError> {
             return Err(CommandError::from(error).context(what));
         }
     }
-    let Some(found) = candidates
+    let found = candidates
         .into_iter()
-        .find(|dir| dir.join("partitions").is_dir())
-    else {
+        .find(|dir| dir.join("partitions").is_dir());
+    found.ok_or_else(|| {
         let reason = anyhow::anyhow!(
-            "there is no broker's log in {}; name a node's data directory, or the folder in it that \
-             holds partitions/",
-            named.display()
+            "there is no broker's log in {}; {}",
+            named.display(),
+            if is_of_a_controller(named) {
+                "a controller's is not checked here: it checks itself at every start"
+            } else {
+                "name a node's data directory, or the folder in it that holds partitions/"
+            }
         );
-        return Err(CommandError::new(Exit::NotFound, reason));
-    };
-    Ok(found)
+        CommandError::new(Exit::NotFound, reason)
+    })
+}
+
+/// Whether a directory is, or holds, a controller's.
+fn is_of_a_controller(named: &Path) -> bool {
+    let candidates = ["", "controller", "data/controller"].map(|below| named.join(below));
+    candidates
+        .iter()
+        .any(|dir| dir.join("meta.json").is_file() && dir.join("snapshots").is_dir())
 }
 
 /// The process of the node that a broker's log belongs to, if it runs. The lock is in the data
@@ -572,10 +588,32 @@ mod tests {
         let error = dumped(b"[package]\nname = \"ottla\"\n").unwrap_err();
         assert_eq!(error.exit, Exit::Condition);
         assert!(dumped(b"").is_ok(), "a segment may still be empty");
-        let summary = SegmentSummary {
-            trailing_bytes: 7,
+        let summary = |trailing_bytes| SegmentSummary {
+            trailing_bytes,
             ..SegmentSummary::default()
         };
-        assert!(verdict(&summary).contains("no segment file"));
+        let said = |name: &str, bytes| verdict(Path::new(name), &summary(bytes));
+        assert!(said("00000000000000000001.wal", 7).contains("no segment file (*.log)"));
+        assert!(said("00000000000000000000.index", 0).contains("no segment file"));
+        assert!(said("00000000000000000000.log", 0).starts_with("0 batches"));
+    }
+
+    #[test]
+    fn a_controllers_directory_is_told_from_one_of_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = || log_directory(directory.path()).unwrap_err().to_string();
+        assert!(
+            told().contains("name a node's data directory"),
+            "{}",
+            told()
+        );
+        let controller = directory.path().join("controller");
+        std::fs::create_dir_all(controller.join("snapshots")).unwrap();
+        std::fs::write(controller.join("meta.json"), "{}").unwrap();
+        assert!(
+            told().contains("a controller's is not checked"),
+            "{}",
+            told()
+        );
     }
 }

@@ -116,6 +116,12 @@ async fn serve(config: NodeConfig) -> CommandResult {
 
 /// Every setting in effect, by the key that sets it.
 fn settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
+    let mut settings = all_settings(config);
+    settings.retain(|(key, _)| config.roles.broker || !is_for_brokers_only(key));
+    settings
+}
+
+fn all_settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
     let election = &config.controller.election_timeout;
     let voters: Vec<String> = config
         .controllers
@@ -186,6 +192,14 @@ fn settings(config: &NodeConfig) -> Vec<(&'static str, Value)> {
     ];
     settings.extend(log_settings(&config.log));
     settings
+}
+
+/// Whether a setting says nothing to a node that is no broker. How often brokers beat, controllers
+/// tell them.
+fn is_for_brokers_only(key: &str) -> bool {
+    let one = ["node.rack", "listen.client", "advertise.client"].contains(&key);
+    let section = ["broker.", "log.", "limits."];
+    one || (key != "broker.beat_interval_ms" && section.iter().any(|it| key.starts_with(it)))
 }
 
 fn log_settings(log: &LogSettings) -> [(&'static str, Value); 8] {
@@ -285,5 +299,28 @@ mod tests {
         assert!(settings["broker.beat_interval_ms"].is_u64());
         assert_eq!(value_text(&settings["node.rack"]), "-");
         assert_eq!(value_text(&settings["controllers"]), "1@127.0.0.1:19093");
+    }
+
+    #[test]
+    fn a_controller_is_not_told_what_only_brokers_have() {
+        let text = "controllers = [{ id = 1, address = \"127.0.0.1:19093\" }]\n\
+                    [node]\nid = 1\nroles = [\"controller\"]\ndata_dir = \"d\"\n\
+                    [listen]\ninternal = \"127.0.0.1:19093\"\n";
+        let config = NodeConfig::parse(Path::new("f"), text, Overrides::default()).unwrap();
+        let keys: Vec<_> = settings(&config).into_iter().map(|(key, _)| key).collect();
+        let expected = [
+            "node.id",
+            "node.roles",
+            "node.data_dir",
+            "listen.internal",
+            "advertise.internal",
+            "controllers",
+            "controller.heartbeat_ms",
+            "controller.election_timeout_ms",
+            "controller.session_timeout_ms",
+            "controller.snapshot_interval_entries",
+            "broker.beat_interval_ms",
+        ];
+        assert_eq!(keys, expected);
     }
 }

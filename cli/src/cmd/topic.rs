@@ -101,7 +101,11 @@ fn pairs(configs: Vec<KeyValue>) -> Vec<(String, String)> {
 
 /// The refusal of settings, with what a name that is none was perhaps meant to be.
 fn with_meant(error: ClientError, configs: &[(String, String)]) -> CommandError {
+    let is_of_settings = is(&error, ErrorCode::InvalidConfig);
     let error = CommandError::from(error);
+    if !is_of_settings {
+        return error;
+    }
     let unknown = configs.iter().map(|(name, _)| name);
     let mut unknown = unknown.filter(|name| TopicConfigKey::find(name).is_none());
     let meant = unknown.find_map(|name| nearest(name, TOPIC_CONFIGS.iter().map(|key| key.name)));

@@ -22,13 +22,20 @@ pub struct TrimArgs {
     #[arg(long = "partition", value_name = "N")]
     partitions: Vec<i32>,
     /// Drop the records before this offset
-    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "OFFSET", value_parser = offset, allow_negative_numbers = true)]
     before_offset: Option<i64>,
     /// Drop every record that is acknowledged now
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     request: RequestArgs,
+}
+
+fn offset(text: &str) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
+    match text.parse()? {
+        offset @ 0.. => Ok(offset),
+        _ => Err("offsets begin at 0; to drop every record, say --all".into()),
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -47,6 +47,30 @@ fn an_address_without_a_broker_is_named_with_what_is_there_instead() {
 }
 
 #[test]
+fn a_usage_line_lacks_what_the_environment_gives() {
+    let refused = ottla("127.0.0.1:1", "topic create", b"");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    let usage = "Usage: ottla topic create <NAME>";
+    assert!(refused.err.contains(usage), "{}", refused.err);
+}
+
+#[test]
+fn what_a_setting_was_meant_to_be_is_told_only_where_the_setting_is_refused() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create there", "");
+    let misspelt = "--config clenup.policy=compact";
+    let refused = cluster.run(&format!("topic create new {misspelt}"), "");
+    assert_told(
+        &refused,
+        1,
+        &["clenup.policy", "did you mean cleanup.policy?"],
+    );
+    let exists = cluster.run(&format!("topic create there {misspelt}"), "");
+    assert_told(&exists, 1, &["exists"]);
+    assert!(!exists.err.contains("did you mean"), "{}", exists.err);
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_named() {
     let there = tempfile::tempdir().unwrap();
     let missing = there.path().join("missing");

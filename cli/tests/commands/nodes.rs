@@ -46,6 +46,18 @@ fn a_broker_that_is_alive_or_not_there_is_not_unregistered() {
 }
 
 #[test]
+fn a_cluster_is_unhealthy_while_it_has_fewer_brokers_than_asked_for() {
+    let cluster = Cluster::start();
+    cluster.ok("cluster health --brokers 1", "");
+    let few = cluster.run("cluster health --brokers 2", "");
+    assert_eq!(few.code, Some(3), "{}", few.err);
+    let said = "1 of 2 brokers are known";
+    assert!(few.out.contains(said), "{}", few.out);
+    let waited = cluster.run("cluster health -w -e --brokers 2 --timeout 1s", "");
+    assert_eq!(waited.code, Some(6), "{}", waited.err);
+}
+
+#[test]
 fn while_the_active_controller_hangs_nobody_says_that_all_is_well() {
     let dir = tempfile::tempdir().expect("a directory");
     let shape = "--processes --controllers 1 --brokers 1 --data-dir";

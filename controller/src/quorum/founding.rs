@@ -109,10 +109,13 @@ impl Founding {
             .iter()
             .find(|(_, answer)| answer.has_state || !answer.cluster_id.is_empty());
         if let Some((other, answer)) = taken {
-            return format!(
-                "controller {other} already belongs to cluster '{}'; waiting to be part of it",
-                answer.cluster_id
-            );
+            // Its log begins before the cluster's id stands in it.
+            return match answer.cluster_id.as_str() {
+                "" => format!("controller {other} has begun a cluster; waiting to be part of it"),
+                id => format!(
+                    "controller {other} already belongs to cluster '{id}'; waiting to be part of it"
+                ),
+            };
         }
         let lost = answers.iter().find(|(_, answer)| answer.lost_state);
         if let Some((other, _)) = lost {
