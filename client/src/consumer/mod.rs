@@ -6,6 +6,7 @@
 
 mod config;
 mod fetcher;
+mod memory;
 mod position;
 
 use std::collections::{BTreeMap, HashMap};
@@ -93,7 +94,9 @@ impl Consumer {
             settings.reconnect_backoff_min,
             settings.reconnect_backoff_max,
         );
-        let fetcher = Fetcher::new(config.within_limits(), settings.request_timeout, backoff);
+        let config = config.within_limits();
+        memory::keep(config.buffer_bytes);
+        let fetcher = Fetcher::new(config, settings.request_timeout, backoff);
         let view = client.view().subscribe();
         Consumer {
             client,
