@@ -114,3 +114,52 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ottla_proto::messages::FETCH_PATH;
+    use ottla_proto::v1;
+
+    use super::*;
+    use crate::config::ClientConfig;
+
+    /// What a stream to this port ends with.
+    async fn end_of(port: u16) -> (bool, String) {
+        let connections = Arc::new(Connections::new(ClientConfig {
+            request_timeout: Duration::from_millis(100),
+            ..ClientConfig::default()
+        }));
+        let (sender, mut events) = mpsc::channel::<StreamEvent<v1::FetchResponse>>(1);
+        let endpoint = format!("127.0.0.1:{port}");
+        let stream = BidiStream::open(connections, FETCH_PATH, 7, endpoint, 1, sender);
+        stream.send(v1::FetchRequest::default());
+        let event = timeout(Duration::from_secs(10), events.recv()).await;
+        match event.expect("it ends").expect("it is told") {
+            StreamEvent::Closed {
+                stream: 7,
+                may_have_arrived,
+                reason,
+            } => (may_have_arrived, reason),
+            other => panic!("not the end of stream 7: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_has_arrived_where_nothing_listens_and_may_have_where_nothing_answers() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let (may_have_arrived, reason) = end_of(port).await;
+        assert!(
+            may_have_arrived && reason.contains("no stream within"),
+            "{reason}"
+        );
+        drop(listener);
+        let (may_have_arrived, reason) = end_of(port).await;
+        assert!(
+            !may_have_arrived && reason.contains("nothing listens"),
+            "{reason}"
+        );
+    }
+}
