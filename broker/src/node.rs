@@ -36,8 +36,7 @@ use crate::registration::refusal::what_to_do;
 use crate::replica::{ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
-    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, PRODUCE_PATH, ProbeIdentity,
-    ReplicaRpc, UnreadRoom,
+    AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc, UnreadRoom,
 };
 use crate::scrubber;
 use crate::stop::Stop;
@@ -47,7 +46,7 @@ use ottla_model::limits::{
     ADMIN_MESSAGE_BYTES_MAX, CLIENT_MESSAGE_BYTES_MAX, CLUSTER_MESSAGE_BYTES_MAX,
     INTERNAL_MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX,
 };
-use ottla_shell::messages::ReadByItself;
+use ottla_proto::messages::{PRODUCE_PATH, ReadByItself};
 use ottla_shell::{Clock, told};
 
 const TICK: Duration = Duration::from_millis(50);

@@ -64,11 +64,8 @@ impl Connections {
     }
 
     /// For the produce and fetch streams.
-    pub(crate) fn data(&self, endpoint: &str) -> Result<LogServiceClient<Channel>, Failure> {
-        let channel = self.channel(endpoint, Purpose::Data)?;
-        Ok(LogServiceClient::new(channel)
-            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(CLIENT_MESSAGE_BYTES_MAX))
+    pub(crate) fn data(&self, endpoint: &str) -> Result<Channel, Failure> {
+        self.channel(endpoint, Purpose::Data)
     }
 
     pub(crate) fn config(&self) -> &ClientConfig {

@@ -102,7 +102,11 @@ fn io_words(error: &io::Error) -> Option<&'static str> {
 
 /// What the other side seems to be, where its answer is none of a broker's to a client.
 fn peer_words(code: Code, text: &str) -> Option<&'static str> {
-    let is_foreign = ["frame with invalid size", "grpc-status header missing"];
+    let is_foreign = [
+        "frame with invalid size",
+        "grpc-status header missing",
+        "answered with HTTP status",
+    ];
     if text.contains("dns error") {
         Some("its host name cannot be resolved")
     } else if is_foreign.iter().any(|part| text.contains(part)) {
@@ -132,10 +136,13 @@ mod tests {
         let refused = caused(io::ErrorKind::ConnectionRefused);
         assert_eq!(refused, "nothing listens there (connection refused)");
         assert_eq!(caused(io::ErrorKind::BrokenPipe), "the connection broke");
-        let foreign = describe(&Status::unknown(
+        for foreign in [
             "grpc-status header missing, mapped from 404",
-        ));
-        assert!(foreign.contains("no broker"), "{foreign}");
+            "the peer answered with HTTP status 404 Not Found",
+        ] {
+            let told = describe(&Status::unknown(foreign));
+            assert!(told.contains("no broker"), "{told}");
+        }
         let other = describe(&Status::internal("a word of its own"));
         assert_eq!(other, "a word of its own");
         let silent = describe(&Status::deadline_exceeded("late"));

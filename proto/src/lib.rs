@@ -1,8 +1,10 @@
 //! The wire: types and services generated from `ottla/v1/*.proto`, their conversions to and from
-//! the model, and the one table that maps error codes to gRPC statuses. Decides nothing and has no
-//! defaults.
+//! the model, the one table that maps error codes to gRPC statuses, and the reading of messages
+//! without copies of what is large in them. Decides nothing and has no defaults.
 
 pub mod convert;
+pub mod messages;
+mod rope;
 pub mod status;
 
 /// Package `ottla.v1`.

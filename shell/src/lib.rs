@@ -1,15 +1,12 @@
 //! What the shells of controllers and brokers need of the machine: a clock, ports that tell
-//! protocols apart, connections that know when they end and can be closed, messages that are read
-//! without copies, and words for its failures. Knows nothing of metadata, logs or the services that
-//! are served.
+//! protocols apart, connections that know when they end and can be closed, and words for its
+//! failures. Knows nothing of metadata, logs or the services that are served.
 
 mod clock;
 mod connection;
 mod door;
 mod held_stream;
 pub mod listener;
-pub mod messages;
-mod rope;
 mod told;
 
 pub use clock::Clock;

@@ -12,8 +12,8 @@ use ottla_model::batch::{BatchError, BatchHeader, next_batch, validate_stored_ba
 use ottla_model::limits::{INTERNAL_MESSAGE_BYTES_MAX, REPLICATION_WINDOW_BYTES};
 use ottla_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicIdPartition};
 use ottla_proto::convert::topic_id_partition;
+use ottla_proto::messages::{MessageLimits, Messages, REPLICATE_PATH, open_stream};
 use ottla_proto::v1;
-use ottla_shell::messages::{MessageLimits, Messages, open_stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
@@ -23,8 +23,6 @@ use crate::image::ImageStore;
 use crate::manager::ReplicaManager;
 use crate::net::internal_channel;
 use crate::registration::Registration;
-
-const REPLICATE_PATH: &str = "/ottla.v1.ReplicaService/Replicate";
 
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);

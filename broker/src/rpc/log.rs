@@ -3,11 +3,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use ottla_proto::messages::Messages;
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_proto::v1::log_service_server::LogService;
 use ottla_shell::Connection;
-use ottla_shell::messages::Messages;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,9 +15,6 @@ use super::held_body::Held;
 use super::unread::CallBudget;
 use super::{delete_records, fetch, list_offsets, produce, publish, subscribe};
 use crate::broker::{BrokerCell, time_left};
-
-/// The call whose messages carry the batches of producers.
-pub const PRODUCE_PATH: &str = "/ottla.v1.LogService/Produce";
 
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
 

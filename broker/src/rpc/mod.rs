@@ -24,7 +24,7 @@ pub use disk_reads::DiskReads;
 pub use held_body::HoldUntilSent;
 #[cfg(test)]
 pub use held_body::encoded;
-pub use log::{LogRpc, PRODUCE_PATH};
+pub use log::LogRpc;
 pub use replica::{ProbeIdentity, ReplicaRpc};
 pub use unread::{Unread, UnreadRoom};
 pub use watch::Watches;

@@ -13,10 +13,10 @@ use ottla_model::limits::{
     PRODUCE_IN_FLIGHT_MAX,
 };
 use ottla_model::{ErrorCode, LeaderEpoch, TimestampMs};
+use ottla_proto::messages::{MessageLimits, Messages, Room};
 use ottla_proto::status::to_status;
 use ottla_proto::v1;
 use ottla_shell::Connection;
-use ottla_shell::messages::{MessageLimits, Messages, Room};
 use tokio::sync::{AcquireError, Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::Status;

@@ -6,6 +6,7 @@
 
 mod config;
 mod fetcher;
+mod memory;
 mod position;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,7 @@ use ottla_model::error::ApiError;
 use ottla_model::{
     ErrorCode, Instant, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition,
 };
+use ottla_proto::messages::FETCH_PATH;
 use ottla_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout_at};
@@ -30,7 +32,7 @@ use crate::client::Client;
 use crate::cluster::{ClusterSnapshot, TopicInfo};
 use crate::error::{ClientError, ConsumeError};
 use crate::producer::RecordHeader;
-use crate::stream::{BidiStream, DataClient, StreamEvent};
+use crate::stream::{BidiStream, StreamEvent};
 
 /// How many responses wait for the next poll; streams stop reading beyond.
 const EVENTS_MAX: usize = 16;
@@ -93,7 +95,9 @@ impl Consumer {
             settings.reconnect_backoff_min,
             settings.reconnect_backoff_max,
         );
-        let fetcher = Fetcher::new(config.within_limits(), settings.request_timeout, backoff);
+        let config = config.within_limits();
+        memory::keep(config.buffer_bytes);
+        let fetcher = Fetcher::new(config, settings.request_timeout, backoff);
         let view = client.view().subscribe();
         Consumer {
             client,
@@ -330,10 +334,8 @@ impl Consumer {
                 let opened = self.streams.entry(stream).or_insert_with(|| {
                     let connections = Arc::clone(self.client.connections());
                     let (capacity, events) = (FETCHES_PER_BROKER_MAX * 2, self.events.0.clone());
-                    let open = |mut client: DataClient, requests| async move {
-                        client.fetch(requests).await
-                    };
-                    BidiStream::open(connections, stream, endpoint, capacity, events, open)
+                    let path = FETCH_PATH;
+                    BidiStream::open(connections, path, stream, endpoint, capacity, events)
                 });
                 if !opened.send(request) {
                     tracing::trace!(stream, "a request met a stream that has just ended");

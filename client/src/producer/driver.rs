@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_model::{Instant, ProducerEpoch, ProducerId};
+use ottla_proto::messages::PRODUCE_PATH;
 use ottla_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,7 +16,7 @@ use super::Buffer;
 use super::sender::{Effect, REQUESTS_PER_BROKER_MAX, Sender, SenderSettings};
 use crate::client::Client;
 use crate::cluster::ClusterSnapshot;
-use crate::stream::{BidiStream, DataClient, StreamEvent};
+use crate::stream::{BidiStream, StreamEvent};
 
 /// How often timeouts of requests and records are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -141,10 +142,8 @@ impl Driver {
                 let opened = self.streams.entry(stream).or_insert_with(|| {
                     let connections = Arc::clone(self.client.connections());
                     let (capacity, events) = (REQUESTS_PER_BROKER_MAX * 2, self.events.0.clone());
-                    let open = |mut client: DataClient, requests| async move {
-                        client.produce(requests).await
-                    };
-                    BidiStream::open(connections, stream, endpoint, capacity, events, open)
+                    let path = PRODUCE_PATH;
+                    BidiStream::open(connections, path, stream, endpoint, capacity, events)
                 });
                 if !opened.send(request) {
                     tracing::trace!(stream, "a request met a stream that has just ended");

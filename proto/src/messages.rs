@@ -1,6 +1,6 @@
 //! gRPC messages, read without a copy of what is large in them. tonic's own reader copies each
-//! message out of its frames and again as its buffer grows; a broker reads every record once as a
-//! leader and once more as each follower. The bytes on the wire are the same.
+//! message out of its frames and again as its buffer grows; a record is read by its leader, by each
+//! follower and by every consumer. The bytes on the wire are the same.
 
 use std::future::poll_fn;
 use std::marker::PhantomData;
@@ -24,6 +24,13 @@ use tonic_prost::ProstCodec;
 use tower::{Service, ServiceExt as _};
 
 use crate::rope::Rope;
+
+/// The call whose messages carry the batches of producers.
+pub const PRODUCE_PATH: &str = "/ottla.v1.LogService/Produce";
+/// The call whose messages carry batches to consumers.
+pub const FETCH_PATH: &str = "/ottla.v1.LogService/Fetch";
+/// The call whose messages carry batches to followers.
+pub const REPLICATE_PATH: &str = "/ottla.v1.ReplicaService/Replicate";
 
 /// What stands before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
