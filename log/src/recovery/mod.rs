@@ -156,7 +156,10 @@ fn replay(journal: &Path, fold: &mut Fold, frame: &WalFrame) -> Result<(), LogEr
     let behind = Wal::position_after(frame.position, frame.payload.len());
     let Some((id, entry)) = decode(&frame.payload) else {
         // The frame's checksum is right, so these are the bytes that were written.
-        let what = format!("an entry at {:?} of an unknown kind", frame.position);
+        let what = format!(
+            "an entry at position {} of an unknown kind",
+            frame.position.0
+        );
         let path = journal.to_owned();
         return Err(LogError::Newer { path, what });
     };
@@ -176,13 +179,13 @@ fn check_reach(
     // The one that a store without a checkpoint begins with.
     let what = if checkpoint == WalPosition::default() {
         format!(
-            "it is missing, and the journal begins at {:?} only",
-            journal.start
+            "it is missing, and the journal begins at position {} only",
+            journal.start.0
         )
     } else {
         format!(
-            "it needs the journal from position {checkpoint:?}, which goes from {:?} to {:?}",
-            journal.start, journal.end
+            "it needs the journal from position {} on, which goes from {} to {}",
+            checkpoint.0, journal.start.0, journal.end.0
         )
     };
     Err(LogError::corrupt(&Checkpoint::path(&dirs.root), 0, what))
