@@ -169,7 +169,11 @@ fn a_log_opens_again_whose_oldest_checkpoint_speaks_of_entries_that_were_purged_
         store.purge(log_id(1, 2)).await.unwrap();
         drop(store);
         disk.crash();
-        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 3, "files");
+        assert_eq!(
+            disk.list(Path::new(DIR)).unwrap().len(),
+            4,
+            "two files, the identity and the note"
+        );
         let mut store = open(&disk);
         assert_eq!(indexes(&mut store).await, [3]);
         assert_eq!(store.purged(), Some(log_id(1, 2)));
