@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(space.admit(1), Ok(()));
     }
 
-    /// Once, a broker went on a little above the reserve, refused nearly everything and told nobody.
+    /// Once, a broker a little above the reserve refused nearly everything and told nobody.
     #[test]
     fn a_broker_that_refuses_what_does_not_fit_says_that_its_disk_is_full() {
         let space = DiskSpace::new(800);

@@ -207,7 +207,8 @@ impl Default for LogSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// The most connections on the client port.
+    /// The most connections on the client port; fewer where the limit of open files is too low for
+    /// them.
     pub connections: usize,
     /// The most concurrent calls on one connection.
     pub streams_per_connection: u32,
