@@ -20,8 +20,8 @@ pub struct StoreConfig {
     pub journal_id_if_new: u64,
     /// The most bytes that one group commit takes.
     pub group_bytes_max: usize,
-    /// After so many journal bytes at most a checkpoint is made, so that they can be recycled; after
-    /// half of them if few files were written.
+    /// After so many journal bytes at most a checkpoint is made, so that they can be recycled;
+    /// after half of them if few files were written.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
     pub checkpoint_ms: u64,

@@ -490,8 +490,8 @@ fn read_disk(log: &PartitionLog, from: i64) -> Result<Vec<Bytes>, ReadError> {
     log.read_blocking(Offset(from), Offset(i64::MAX), 1)
 }
 
-/// A reader goes on behind what it is given, so a batch that claims to lie or to end earlier than it
-/// does would be passed over without a word.
+/// A reader goes on behind what it is given, so a batch that claims to lie or to end earlier than
+/// it does would be passed over without a word.
 #[test]
 fn no_record_is_passed_over_because_a_batch_says_that_it_is_elsewhere() {
     let disk = SimDisk::new();
