@@ -256,6 +256,14 @@ def controllers_restored(cluster):
         cluster.run("topic", "create", f"later-{number}", "--partitions", "3")
     produce_lines(cluster, "later-0", 100)
     *brokers, away = cluster.with_role("broker")
+    # A broker keeps its copy of the metadata every two seconds; one that is older than that of the
+    # controllers would be of the same past as theirs.
+    image = Path(away["data_dir"]) / "broker" / "metadata-image"
+    deadline = time.monotonic() + 30
+    while b"later-4" not in image.read_bytes():
+        if time.monotonic() > deadline:
+            fail(f"{image} is not kept up to date")
+        time.sleep(0.1)
     cluster.stop_node(away["id"])
     for node in controllers:
         cluster.kill(node["id"])

@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Buf as _;
 use ottla_model::checksum::crc32c;
 
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -43,9 +44,7 @@ pub(super) fn read(disk: &dyn Disk, dir: &Path, wal_id: u64) -> Result<Option<u6
     };
     let mut bytes = [0; BYTES];
     file.read_at(&mut bytes, 0).or_log("read", &path)?;
-    let position = u64::from_be_bytes([
-        bytes[12], bytes[13], bytes[14], bytes[15], bytes[16], bytes[17], bytes[18], bytes[19],
-    ]);
+    let position = (&bytes[12..]).get_u64();
     Ok((encode(wal_id, position) == bytes).then_some(position))
 }
 
