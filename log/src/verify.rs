@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use ottla_model::batch::BatchHeader;
 use ottla_model::{Offset, TopicIdPartition};
 
 use crate::checkpoint::Checkpoint;
@@ -156,16 +155,13 @@ impl Verification<'_> {
     ) -> Result<Option<String>, LogError> {
         let segment = &log.segments[index];
         let end = log.end_of(index);
-        let is_out_of_place = |header: &BatchHeader| {
-            let epoch = log.epoch_of(header);
-            header.next_offset() > end || epoch.is_some_and(|epoch| header.leader_epoch != epoch)
-        };
         let mut damaged = 0;
         let mut is_behind = false;
         let dumped = dump_segment(self.disk, path, &mut |batch| {
             is_behind |= batch.position >= segment.bytes
                 || cut_at.is_some_and(|end| batch.header.base_offset >= end);
-            let is_damaged = batch.validity.is_err() || is_out_of_place(&batch.header);
+            let misplacement = log.misplacement(&batch.header, segment.base..end);
+            let is_damaged = batch.validity.is_err() || misplacement.is_some();
             damaged += u64::from(!is_behind && is_damaged);
         });
         let summary = match dumped {

@@ -401,6 +401,14 @@ fn look(directory: &Path, has_checkpoint: bool) -> anyhow::Result<verify::Verifi
     Ok(seen)
 }
 
+/// What is still there at a second look, and what is not: a running node deletes and compacts on its
+/// own, which is no damage.
+fn lasting(found: Vec<Finding>, again: &[Finding]) -> (Vec<Finding>, Vec<Finding>) {
+    found
+        .into_iter()
+        .partition(|finding| again.contains(finding))
+}
+
 fn verify(args: &VerifyArgs) -> CommandResult {
     if !args.directory.is_dir() {
         let reason = anyhow::anyhow!("there is no directory {}", args.directory.display());
@@ -423,13 +431,10 @@ fn verify(args: &VerifyArgs) -> CommandResult {
         ));
     }
     let runs = process.is_some() || running(&directory).is_some();
-    // A running node deletes and compacts on its own. Damage is still there at a second look.
-    let again = match runs && !seen.findings.is_empty() {
-        true => Some(look(&directory, has_checkpoint)?.findings),
-        false => None,
+    let (findings, skipped) = match runs && !seen.findings.is_empty() {
+        true => lasting(seen.findings, &look(&directory, has_checkpoint)?.findings),
+        false => (seen.findings, Vec::new()),
     };
-    let stays = |finding: &Finding| again.as_ref().is_none_or(|again| again.contains(finding));
-    let (findings, skipped): (Vec<_>, Vec<_>) = seen.findings.into_iter().partition(stays);
     if !skipped.is_empty() {
         output::note(format_args!(
             "skipped {} that the running node has removed or replaced",
@@ -576,6 +581,39 @@ mod tests {
         let _lock = node::DirectoryLock::take(directory.path()).unwrap();
         let log = directory.path().join("broker/log");
         assert_eq!(running(&log), Some(std::process::id()));
+    }
+
+    #[test]
+    fn what_a_running_node_removed_or_replaced_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let partition = directory.path().join("partitions/t-0");
+        std::fs::create_dir_all(&partition).unwrap();
+        let file = partition.join("00000000000000000000.log");
+        let look = || look(directory.path(), false).unwrap().findings;
+        let record = NewRecord {
+            value: Some(b"value"),
+            ..NewRecord::default()
+        };
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.push(&record).unwrap();
+        let whole = builder.build().unwrap().to_vec();
+        let mut damaged = whole.clone();
+        damaged[whole.len() - 1] ^= 1;
+        std::fs::write(&file, &damaged).unwrap();
+        let found = look();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (stays, skipped) = lasting(found.clone(), &look());
+        assert_eq!((stays, skipped), (found.clone(), vec![]), "it is damaged");
+        std::fs::write(&file, &whole).unwrap();
+        let (stays, skipped) = lasting(found.clone(), &look());
+        assert_eq!(
+            (stays, skipped),
+            (vec![], found.clone()),
+            "another took its place"
+        );
+        std::fs::remove_file(&file).unwrap();
+        let (stays, skipped) = lasting(found.clone(), &look());
+        assert_eq!((stays, skipped), (vec![], found), "it was removed");
     }
 
     #[test]

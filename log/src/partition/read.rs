@@ -200,21 +200,11 @@ impl PartitionLog {
         let Some(index) = index else {
             return Ok(());
         };
-        let within =
-            place.base <= header.base_offset && header.next_offset() <= physical.end_of(index);
-        if !within {
-            let what = format!("offset {} has no place here", header.base_offset);
-            return Err(ReadError::damaged(path, at, what));
+        let within = place.base..physical.end_of(index);
+        match physical.misplacement(header, within) {
+            Some(what) => Err(ReadError::damaged(path, at, what)),
+            None => Ok(()),
         }
-        let epoch = physical.epoch_of(header);
-        if let Some(epoch) = epoch.filter(|epoch| header.leader_epoch != *epoch) {
-            let what = format!(
-                "the batch at offset {} has leader epoch {}, but was written in {epoch}",
-                header.base_offset, header.leader_epoch
-            );
-            return Err(ReadError::damaged(path, at, what));
-        }
-        Ok(())
     }
 
     /// Hands the headers of all batches, from the one that holds `from` to the log's end, to

@@ -95,30 +95,18 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Offset and leader epoch stand outside a batch's checksum; what the log knows of them must
-    /// agree. A compacted log may have gaps, but never an offset twice.
+    /// Holds where a batch says that it stands against what the log knows.
     pub(crate) fn check_place(
         &self,
         path: &Path,
         at: u64,
         header: &BatchHeader,
-        Range { start: least, end }: Range<Offset>,
+        within: Range<Offset>,
     ) -> Result<(), ReadError> {
-        let base = header.base_offset;
-        if header.next_offset() > end {
-            let what = format!("offset {base} of a segment that ends at {end}");
-            return Err(ReadError::damaged(path, at, what));
+        match self.lock().physical.misplacement(header, within) {
+            Some(what) => Err(ReadError::damaged(path, at, what)),
+            None => Ok(()),
         }
-        if base < least {
-            let what = format!("offset {base} behind offset {least}");
-            return Err(ReadError::damaged(path, at, what));
-        }
-        let known = self.lock().physical.epoch_of(header);
-        if known.is_some_and(|known| header.leader_epoch != known) {
-            let what = format!("leader epoch {} at offset {base}", header.leader_epoch);
-            return Err(ReadError::damaged(path, at, what));
-        }
-        Ok(())
     }
 }
 

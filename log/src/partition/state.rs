@@ -2,6 +2,8 @@
 //! so far; the *physical* one is what the segments have followed. The physical one trails, by
 //! entries that are on their way through the journal, and only the lane changes it.
 
+use std::ops::Range;
+
 use ottla_model::batch::BatchHeader;
 use ottla_model::{LeaderEpoch, Offset};
 
@@ -63,6 +65,27 @@ impl Physical {
     pub fn epoch_of(&self, batch: &BatchHeader) -> Option<LeaderEpoch> {
         let start = self.log_start;
         (batch.next_offset() > start).then(|| self.epochs.at(batch.base_offset.max(start)))
+    }
+
+    /// What is wrong with where a stored batch says that it stands, if anything. Its offset and its
+    /// leader epoch lie outside of its checksum, so what is known of them must agree: `within` are
+    /// the offsets that it can have. A compacted log may have gaps, but never an offset twice.
+    pub fn misplacement(&self, batch: &BatchHeader, within: Range<Offset>) -> Option<String> {
+        let base = batch.base_offset;
+        if base < within.start {
+            let start = within.start;
+            return Some(format!("offset {base} behind what reaches to {start}"));
+        }
+        if batch.next_offset() > within.end {
+            let (next, end) = (batch.next_offset(), within.end);
+            return Some(format!(
+                "offset {base}, up to {next}, where {end} is the end"
+            ));
+        }
+        let known = self.epoch_of(batch)?;
+        let epoch = batch.leader_epoch;
+        (epoch != known)
+            .then(|| format!("leader epoch {epoch} at offset {base}, written in {known}"))
     }
 
     /// An empty log that continues at `at`.

@@ -30,6 +30,7 @@ use crate::planted::{self, Bug};
 
 /// Where reading stands: the end of the frames so far and the CRC of the last of them.
 struct Reader {
+    dir: PathBuf,
     wal_id: u64,
     end: u64,
     /// `None` before the first frame, whose predecessor may have been trimmed.
@@ -148,6 +149,7 @@ impl Reader {
         visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
     ) -> Result<Reader, LogError> {
         let mut reader = Reader {
+            dir: dir.to_owned(),
             wal_id,
             end: 0,
             last_crc: None,
@@ -232,11 +234,11 @@ impl Reader {
         Err(LogError::corrupt(&path, at, what))
     }
 
-    /// The file that the log ends in, and where.
+    /// The file that the log ends in, and where; its directory if it has none.
     fn place_of_end(&self) -> (PathBuf, u64) {
         match self.live.last() {
             Some(file) => (file.path.clone(), self.end - file.base),
-            None => (PathBuf::new(), 0),
+            None => (self.dir.clone(), 0),
         }
     }
 

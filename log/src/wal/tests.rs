@@ -194,6 +194,12 @@ fn a_log_that_notes_what_is_synced_does_not_lose_its_end_unnoticed() {
         damage(&cut, &Path::new(DIR).join("synced"), 13);
         assert!(try_open(&cut).is_ok());
     }
+    let gone = disk.fork();
+    gone.unlink(&first).unwrap();
+    match try_open(&gone).unwrap_err() {
+        LogError::Corrupt { path, .. } => assert_eq!(path, Path::new(DIR)),
+        other => panic!("{other}"),
+    }
     // A power cut may leave an older note.
     let last = try_open(&disk).unwrap();
     assert_eq!(last.1.len(), 4);

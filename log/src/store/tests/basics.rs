@@ -285,17 +285,23 @@ fn open_files_stay_bounded() {
     }
 }
 
+/// A store that makes a checkpoint after every 16 KiB, and a log.
+fn with_frequent_checkpoints(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {
+    let often = StoreConfig {
+        checkpoint_bytes: 16 * 1024,
+        ..config()
+    };
+    let store = try_open(disk, often).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    (store, log)
+}
+
 /// What is written while a checkpoint is made still counts from the one before it. Once, every
 /// checkpoint under load was followed by another at once, which synced all files again.
 #[test]
 fn a_checkpoint_is_not_followed_by_another_that_is_not_due() {
     let disk = SimDisk::new();
-    let often = StoreConfig {
-        checkpoint_bytes: 16 * 1024,
-        ..config()
-    };
-    let store = try_open(&disk, often).unwrap();
-    let log = store.get_or_create(id(1), settings()).unwrap();
+    let (store, log) = with_frequent_checkpoints(&disk);
     let mut base = 0;
     let mut write = |bytes: i64| {
         for _ in 0..bytes / 1_000 {
@@ -332,12 +338,7 @@ fn a_checkpoint_is_not_followed_by_another_that_is_not_due() {
 #[test]
 fn checkpoints_set_the_journal_free() {
     let disk = SimDisk::new();
-    let often = StoreConfig {
-        checkpoint_bytes: 16 * 1024,
-        ..config()
-    };
-    let store = try_open(&disk, often).unwrap();
-    let log = store.get_or_create(id(1), settings()).unwrap();
+    let (store, log) = with_frequent_checkpoints(&disk);
     for base in 0..2000 {
         log.append(base as u64, batch(base, 1, 500)).unwrap();
         if base % 50 == 49 {
