@@ -401,8 +401,8 @@ fn look(directory: &Path, has_checkpoint: bool) -> anyhow::Result<verify::Verifi
     Ok(seen)
 }
 
-/// What is still there at a second look, and what is not: a running node deletes and compacts on its
-/// own, which is no damage.
+/// What is still there at a second look, and what is not: a running node deletes and compacts on
+/// its own, which is no damage.
 fn lasting(found: Vec<Finding>, again: &[Finding]) -> (Vec<Finding>, Vec<Finding>) {
     found
         .into_iter()
