@@ -171,6 +171,8 @@ def main():
             print(f"round {run.round} of {options.rounds}", flush=True)
             for group in options.only:
                 turns = [name for name in GROUPS[group][1] if name in options.systems]
+                # Every other round backwards, so that nobody always follows the same one.
+                turns = turns[::-1] if number % 2 else turns
                 for name in turns:
                     one(run, options, tools, group, name)
     python = peers.plotting(fetched / "plot")
