@@ -17,6 +17,9 @@ use crate::error::ProduceError;
 /// What records are told that nobody will send any more.
 pub(super) const DROPPED: &str = "the producer was dropped before the record was acknowledged";
 
+/// How many partitions are tried at random for one that serves before all are looked at.
+const PARTITION_GUESSES: usize = 16;
+
 /// A batch whose records are known and whose sequence is not.
 #[derive(Debug)]
 pub(super) struct PendingBatch {
@@ -103,14 +106,14 @@ impl Accumulator {
         }
     }
 
-    /// The partition for a record without key that takes `reserved` bytes, of those in `among`. A
-    /// batch that has no room for it is closed, and another partition takes it: it would be alone
-    /// in the next batch of this one (KIP-480, "onNewBatch").
+    /// The partition for a record without key that takes `reserved` bytes: one of the topic's
+    /// `count` that `serves`. A batch that has no room for it is closed, and another partition
+    /// takes it: it would be alone in the next batch of this one (KIP-480, "onNewBatch").
     pub(super) fn sticky_partition(
         &mut self,
         topic: TopicId,
         reserved: usize,
-        among: impl Fn() -> Vec<PartitionIndex>,
+        count: i32,
         serves: impl Fn(PartitionIndex) -> bool,
     ) -> Option<PartitionIndex> {
         if let Some(index) = self
@@ -125,13 +128,32 @@ impl Accumulator {
             }
             self.closed_for_room = true;
         }
-        let among = among();
-        if among.is_empty() {
-            return None;
-        }
-        let index = among[(self.next_random() % among.len() as u64) as usize];
+        let index = self.any_partition(count, serves)?;
         self.sticky.insert(topic, index);
         Some(index)
+    }
+
+    /// One of `count` partitions that serves, each as likely as any other while most do. A topic
+    /// may have thousands, and one is picked for each batch: they are not looked through as long
+    /// as a guess may do.
+    fn any_partition(
+        &mut self,
+        count: i32,
+        serves: impl Fn(PartitionIndex) -> bool,
+    ) -> Option<PartitionIndex> {
+        let count = u64::try_from(count).ok().filter(|count| *count > 0)?;
+        let serves = |index: &PartitionIndex| serves(*index);
+        let mut guesses = std::iter::repeat_with(|| self.next_random() % count)
+            .map(|index| PartitionIndex(index as i32))
+            .take(PARTITION_GUESSES);
+        if let Some(index) = guesses.find(serves) {
+            return Some(index);
+        }
+        let from = self.next_random() % count;
+        (from..count)
+            .chain(0..from)
+            .map(|index| PartitionIndex(index as i32))
+            .find(serves)
     }
 
     /// Adds a record that takes `reserved` bytes of the buffer. The time is asked for only when a
@@ -344,6 +366,8 @@ impl Drop for Accumulator {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const LINGER: Duration = Duration::from_millis(5);
@@ -424,23 +448,46 @@ mod tests {
     fn records_without_key_stay_with_a_partition_until_its_batch_is_closed() {
         let mut acc = accumulator(10_000);
         let topic = partition(0).topic;
-        let all = || (0..64).map(PartitionIndex).collect();
-        let first = acc.sticky_partition(topic, 30, all, |_| true).unwrap();
+        let first = acc.sticky_partition(topic, 30, 64, |_| true).unwrap();
         append(&mut acc, at(0), first.0, 10);
-        assert_eq!(acc.sticky_partition(topic, 30, all, |_| true), Some(first));
+        assert_eq!(acc.sticky_partition(topic, 30, 64, |_| true), Some(first));
         acc.take_ready(at(5));
         acc.take(at(5), partition(first.0)).unwrap();
-        assert_ne!(acc.sticky_partition(topic, 30, all, |_| true), Some(first));
+        assert_ne!(acc.sticky_partition(topic, 30, 64, |_| true), Some(first));
+    }
+
+    #[test]
+    fn records_without_key_go_to_partitions_that_serve_and_to_all_of_them() {
+        let mut acc = accumulator(10_000);
+        let topic = partition(0).topic;
+        let picked = |acc: &mut Accumulator, serves: fn(i32) -> bool| {
+            let served = |index: PartitionIndex| serves(index.0);
+            let pick = |_| acc.any_partition(1_000, served).map(|index| index.0);
+            (0..20_000).map(pick).collect::<BTreeSet<_>>()
+        };
+        let all: BTreeSet<_> = (0..1_000).map(Some).collect();
+        assert_eq!(picked(&mut acc, |_| true), all);
+        let odd: BTreeSet<_> = (0..1_000)
+            .filter(|index| index % 2 == 1)
+            .map(Some)
+            .collect();
+        assert_eq!(picked(&mut acc, |index| index % 2 == 1), odd);
+        assert_eq!(
+            picked(&mut acc, |index| index == 777),
+            BTreeSet::from([Some(777)])
+        );
+        assert_eq!(picked(&mut acc, |_| false), BTreeSet::from([None]));
+        assert_eq!(acc.sticky_partition(topic, 30, 0, |_| true), None);
+        assert_eq!(acc.sticky_partition(topic, 30, 1_000, |_| false), None);
     }
 
     #[test]
     fn a_record_without_key_never_opens_a_second_batch_where_the_first_has_no_room_for_it() {
         let mut acc = accumulator(200);
         let topic = partition(0).topic;
-        let all = || (0..64).map(PartitionIndex).collect();
         let mut closed = 0;
         for _ in 0..100 {
-            let to = acc.sticky_partition(topic, 70, all, |_| true).unwrap();
+            let to = acc.sticky_partition(topic, 70, 64, |_| true).unwrap();
             closed += usize::from(append(&mut acc, at(0), to.0, 50).wake);
         }
         let ready = acc.take_ready(at(5));
@@ -458,12 +505,13 @@ mod tests {
     fn the_sender_is_woken_for_a_batch_that_was_closed_for_want_of_room() {
         let mut acc = accumulator(200);
         let topic = partition(0).topic;
-        let only = |index| move || vec![PartitionIndex(index)];
         append(&mut acc, at(0), 1, 10);
-        acc.sticky_partition(topic, 70, only(0), |_| true);
+        acc.sticky_partition(topic, 70, 2, |index| index.0 == 0);
         append(&mut acc, at(0), 0, 50);
         // The one that takes over has a batch with room already, which by itself wakes nobody.
-        let to = acc.sticky_partition(topic, 190, only(1), |_| true);
+        let asked_first = Cell::new(true);
+        let then_the_other = |index: PartitionIndex| asked_first.replace(false) || index.0 == 1;
+        let to = acc.sticky_partition(topic, 190, 2, then_the_other);
         assert_eq!(to, Some(PartitionIndex(1)));
         assert!(append(&mut acc, at(0), 1, 10).wake);
         assert_eq!(acc.take_ready(at(0)), BTreeSet::from([partition(0)]));

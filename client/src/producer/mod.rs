@@ -297,15 +297,7 @@ fn choose_partition(
     }
     // Partitions with a leader, as long as there are any.
     let led = |index| topic.partition(index).is_some_and(|p| p.leader.is_some());
-    let among = || {
-        topic
-            .partitions
-            .iter()
-            .map(|p| p.partition)
-            .filter(|i| led(*i))
-            .collect()
-    };
-    let picked = accumulator.sticky_partition(topic.id, size, among, led);
+    let picked = accumulator.sticky_partition(topic.id, size, count, led);
     Ok(picked.unwrap_or(topic.partitions[0].partition))
 }
 
