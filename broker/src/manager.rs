@@ -271,8 +271,10 @@ impl ReplicaManager {
     /// Ticks the replicas that asked to be by now.
     pub fn tick(&self) {
         let now = self.context.clock.now();
-        for replica in self.all() {
-            replica.tick(now);
+        for (at, id) in self.context.alarms.due(now) {
+            if let Some(replica) = self.get(id) {
+                replica.tick(at, now);
+            }
         }
     }
 

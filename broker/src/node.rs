@@ -33,7 +33,7 @@ use crate::producer_ids::ProducerIds;
 use crate::producer_state;
 use crate::registration::Registration;
 use crate::registration::refusal::what_to_do;
-use crate::replica::{ReplicaContext, chain};
+use crate::replica::{Alarms, ReplicaContext, chain};
 use crate::replication::{LeaderLinkContext, LeaderLinks};
 use crate::rpc::{
     AdminRpc, ClusterRpc, DiskReads, HoldUntilSent, LogRpc, ProbeIdentity, ReplicaRpc, UnreadRoom,
@@ -52,6 +52,8 @@ use ottla_shell::{Clock, told};
 const TICK: Duration = Duration::from_millis(50);
 /// How often every replica forgets what is too old.
 const SWEEP: Duration = Duration::from_secs(60);
+/// So many of them before others have their turn on the thread.
+const SWEPT_TOGETHER: usize = 500;
 /// How often old segments are looked for while the disk is full.
 const SHORT_OF_ROOM_PAUSE: Duration = Duration::from_secs(1);
 /// The file that says the last run ended cleanly, and under which broker epoch.
@@ -314,6 +316,7 @@ impl Starter {
             isr: Arc::new(IsrUpdates::default()),
             leader_links: Arc::clone(&leader_links),
             damage: Arc::new(DamageFound::default()),
+            alarms: Alarms::default(),
             fatal: Arc::clone(&self.fatal),
         });
         let manager = ReplicaManager::new(config, Arc::clone(&store), Arc::clone(&context));
@@ -329,6 +332,7 @@ impl Starter {
             image: image.current(),
             delta: None,
         });
+        tracing::info!(logs, ?logs_after, replicas_after = ?began.elapsed(), "recovered");
         let broker = Arc::new(Broker {
             config: config.clone(),
             clock: context.clock,
@@ -486,11 +490,10 @@ async fn tick(broker: Arc<Broker>) {
         broker.manager.tick();
         if now >= sweep {
             sweep = now + SWEEP;
-            broker
-                .manager
-                .all()
-                .iter()
-                .for_each(|replica| replica.tick_always());
+            for some in broker.manager.all().chunks(SWEPT_TOGETHER) {
+                some.iter().for_each(|replica| replica.tick_always());
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

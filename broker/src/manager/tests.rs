@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ottla_log::{Flushed, SimDisk, StoreConfig};
 use ottla_metadata::{
@@ -10,16 +11,22 @@ use ottla_shell::Clock;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::config::BrokerConfig;
 use crate::damage::DamageFound;
 use crate::fixture::config;
 use crate::identity::BrokerIdentity;
-use crate::isr::IsrUpdates;
+use crate::isr::{IsrChange, IsrUpdates};
+use crate::replica::Alarms;
 use crate::replication::LeaderLinks;
 
 const TOPIC: TopicId = TopicId::from_bytes([5; 16]);
 const ID: TopicIdPartition = TopicIdPartition::new(TOPIC, PartitionIndex(0));
 
 fn manager(dir: &Path) -> ReplicaManager {
+    manager_with(dir, |_| {})
+}
+
+fn manager_with(dir: &Path, adapt: impl FnOnce(&mut BrokerConfig)) -> ReplicaManager {
     let identity = BrokerIdentity::open(dir, NodeId(1), 7).expect("an identity");
     let nowhere = "127.0.0.1:1".parse().expect("an address");
     let context = ReplicaContext {
@@ -27,6 +34,7 @@ fn manager(dir: &Path) -> ReplicaManager {
         isr: Arc::new(IsrUpdates::default()),
         leader_links: Arc::new(LeaderLinks::new(Handle::current())),
         damage: Arc::new(DamageFound::default()),
+        alarms: Alarms::default(),
         fatal: Arc::new(|why| panic!("the broker ends: {why}")),
     };
     let store = LogStore::open(
@@ -37,7 +45,9 @@ fn manager(dir: &Path) -> ReplicaManager {
         Arc::new(|error| panic!("storage failed: {error}")),
     );
     let store = Arc::new(store.expect("a store"));
-    ReplicaManager::new(&config(dir, identity, nowhere), store, Arc::new(context))
+    let mut config = config(dir, identity, nowhere);
+    adapt(&mut config);
+    ReplicaManager::new(&config, store, Arc::new(context))
 }
 
 /// What an image becomes with these records.
@@ -52,30 +62,35 @@ fn change(before: &Arc<MetadataImage>, records: &[MetadataRecord]) -> ImageChang
     }
 }
 
-fn created() -> Vec<MetadataRecord> {
+fn registered(broker: i32) -> MetadataRecord {
     let here = Endpoint::new("127.0.0.1", 1);
-    vec![
-        MetadataRecord::BrokerRegistered(BrokerRegistered {
-            broker: NodeId(1),
-            incarnation: IncarnationId::from_bytes([1; 16]),
-            directory: DirectoryId::from_random(7),
-            client_endpoint: here.clone(),
-            internal_endpoint: here,
-            rack: None,
-            version: "0".to_owned(),
-        }),
-        MetadataRecord::TopicCreated(TopicCreated {
-            topic: TOPIC,
-            name: TopicName::new("t").expect("a name"),
-        }),
-        MetadataRecord::PartitionCreated(PartitionCreated {
-            topic: TOPIC,
-            partition: PartitionIndex(0),
-            replicas: vec![NodeId(1)],
-            isr: vec![NodeId(1)],
-            leader: NodeId(1),
-        }),
-    ]
+    MetadataRecord::BrokerRegistered(BrokerRegistered {
+        broker: NodeId(broker),
+        incarnation: IncarnationId::from_bytes([broker as u8; 16]),
+        directory: DirectoryId::from_random(broker as u128),
+        client_endpoint: here.clone(),
+        internal_endpoint: here,
+        rack: None,
+        version: "0".to_owned(),
+    })
+}
+
+/// The records of a topic with one partition, which the first of the brokers leads.
+fn created(brokers: &[i32]) -> Vec<MetadataRecord> {
+    let replicas: Vec<_> = brokers.iter().copied().map(NodeId).collect();
+    let mut records: Vec<_> = brokers.iter().copied().map(registered).collect();
+    records.push(MetadataRecord::TopicCreated(TopicCreated {
+        topic: TOPIC,
+        name: TopicName::new("t").expect("a name"),
+    }));
+    records.push(MetadataRecord::PartitionCreated(PartitionCreated {
+        topic: TOPIC,
+        partition: PartitionIndex(0),
+        replicas: replicas.clone(),
+        isr: replicas,
+        leader: NodeId(brokers[0]),
+    }));
+    records
 }
 
 /// Whoever asks for it may have looked at the metadata a moment ago. Applying that would bring back
@@ -85,7 +100,7 @@ fn created() -> Vec<MetadataRecord> {
 async fn what_is_applied_again_is_what_was_applied_last() {
     let dir = tempfile::tempdir().expect("a directory");
     let manager = manager(dir.path());
-    let with = change(&Arc::default(), &created());
+    let with = change(&Arc::default(), &created(&[1]));
     manager.apply(&with);
     assert!(manager.get(ID).is_some());
     manager.quarantine(ID, "for the test");
@@ -95,4 +110,29 @@ async fn what_is_applied_again_is_what_was_applied_last() {
     manager.apply_again();
     assert!(manager.get(ID).is_none());
     assert_eq!(manager.store.ids(), vec![]);
+}
+
+/// No replica is looked at that did not ask for it.
+#[tokio::test]
+async fn a_follower_that_never_comes_is_noticed_by_the_tick_that_its_leader_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lag_max = Duration::from_millis(20);
+    let manager = manager_with(dir.path(), |config| config.replica_lag_time_max = lag_max);
+    manager.apply(&change(&Arc::default(), &created(&[1, 2])));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let asked = loop {
+        manager.tick();
+        let asked = manager.context.isr.take();
+        if !asked.is_empty() {
+            break asked;
+        }
+        assert!(Instant::now() < deadline, "the follower stays in sync");
+        tokio::task::yield_now().await;
+    };
+    let isr = |change: &IsrChange| change.isr.iter().map(|(node, _)| *node).collect();
+    let asked: Vec<(_, Vec<_>)> = asked
+        .iter()
+        .map(|(id, change)| (*id, isr(change)))
+        .collect();
+    assert_eq!(asked, [(ID, vec![NodeId(1)])]);
 }

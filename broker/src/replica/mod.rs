@@ -1,13 +1,14 @@
 //! One partition replica at run time: its core behind a lock, its log, and those who wait on it.
 //! Decides nothing: inputs go to the core, effects are carried out in `effects.rs`.
 
+mod alarms;
 mod effects;
 mod producers;
 mod read;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,8 @@ use ottla_shell::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+pub use alarms::Alarms;
+use alarms::{Alarm, Rung};
 pub use effects::chain;
 pub use producers::load_producers;
 pub use read::{FollowerRead, end_of};
@@ -36,6 +39,7 @@ pub struct ReplicaContext {
     pub isr: Arc<IsrUpdates>,
     pub leader_links: Arc<LeaderLinks>,
     pub damage: Arc<DamageFound>,
+    pub alarms: Alarms,
     /// Called once storage failed for good.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -48,8 +52,6 @@ pub struct Replica {
     inner: Mutex<Inner>,
     /// Consumers that wait for the high watermark or the leadership to change.
     waiters: Mutex<Vec<Arc<Notify>>>,
-    /// When the core wants its next tick, in nanoseconds; `u64::MAX` for never.
-    deadline: AtomicU64,
     /// Whether this process may append as the leader: only once the controller knows this run of
     /// it. In an epoch that an earlier run led, a record that was replicated but not synced here
     /// may be lost, and writing its offset anew would go unnoticed by a replica that has it.
@@ -58,6 +60,7 @@ pub struct Replica {
 
 struct Inner {
     core: Partition,
+    alarm: Alarm,
     /// The log turned out damaged: core and log may not agree any more, and nothing more happens
     /// here until the replica has begun anew.
     broken: bool,
@@ -85,6 +88,7 @@ impl Replica {
     ) -> Replica {
         let inner = Inner {
             core,
+            alarm: Alarm::default(),
             broken: false,
             replies: HashMap::new(),
             trims: HashMap::new(),
@@ -97,7 +101,6 @@ impl Replica {
             context,
             inner: Mutex::new(inner),
             waiters: Mutex::new(Vec::new()),
-            deadline: AtomicU64::new(u64::MAX),
             writable: AtomicBool::new(false),
         }
     }
@@ -127,8 +130,10 @@ impl Replica {
         let links = self.links_to_wake(&inner, &effects);
         let replies = Self::take_replies(&mut inner, &effects);
         Self::answer_trims(&mut inner, &effects);
-        let deadline = inner.core.next_deadline().map_or(u64::MAX, |at| at.0);
-        self.deadline.store(deadline, Ordering::Relaxed);
+        let wanted = inner.core.next_deadline();
+        if let Some(at) = inner.alarm.want(wanted) {
+            self.context.alarms.set(at, self.id);
+        }
         let leader_epoch = inner.core.leader_epoch();
         drop(inner);
         self.run_unordered(effects, replies, &links, leader_epoch);
@@ -268,12 +273,13 @@ impl Replica {
         self.wake_waiters();
     }
 
-    /// Ticks the core if it asked to be by now.
-    pub fn tick(&self, now: Instant) {
-        if self.deadline.load(Ordering::Relaxed) <= now.0 {
-            self.step(Input::Tick {
-                wall_ms: self.context.clock.wall(),
-            });
+    /// The alarm that was set for `at` has gone off: ticks the core if it wants to be by now.
+    pub fn tick(&self, at: Instant, now: Instant) {
+        let rung = self.inner.lock().alarm.rings(at, now);
+        match rung {
+            Rung::Tick => self.tick_always(),
+            Rung::Again(at) => self.context.alarms.set(at, self.id),
+            Rung::Nothing => {}
         }
     }
 
