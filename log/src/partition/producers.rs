@@ -205,8 +205,8 @@ impl PartitionLog {
         self.saved_producers.lock().contains(&end) || end == self.log_start()
     }
 
-    /// Whether saving what is known of the producers now would spare the next start much: nothing
-    /// was saved since the start, or much was appended since.
+    /// Whether saving what is known of the producers now would spare the next start much: much was
+    /// appended since that was done or the log was empty, or perhaps, before the store was opened.
     pub fn saved_producers_lag(&self) -> bool {
         let behind = {
             let state = self.lock();

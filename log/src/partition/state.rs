@@ -35,7 +35,8 @@ pub(crate) struct State {
     pub settings: LogSettings,
     /// Bytes of batches appended since the store was opened.
     pub appended_bytes: u64,
-    /// How many of them, when the producers were saved.
+    /// How many of them, when the producers were saved, or when there was nothing to save yet;
+    /// `None` if it is not known how much came since.
     pub saved_at: Option<u64>,
     /// Segments below it were sealed when the last checkpoint was made, which so vouches for them
     /// whole: compaction may replace them.
@@ -172,6 +173,7 @@ impl State {
         self.log_end = self.physical.end;
         self.disk_end = self.physical.end;
         self.epochs = self.physical.epochs.clone();
+        self.saved_at = self.physical.segments.is_empty().then_some(0);
     }
 
     /// Where the tail cache begins; everything below it is in segments.

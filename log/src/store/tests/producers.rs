@@ -160,6 +160,34 @@ fn what_the_log_begins_with_is_gone_on_from() {
     assert_eq!(saved(&log), all);
 }
 
+/// With ten thousand partitions, files for what takes a moment to read cost more than all else.
+#[test]
+fn a_log_that_begins_lags_once_there_is_much_to_read() {
+    let disk = SimDisk::new();
+    let config = StoreConfig {
+        saved_lag_bytes: 1_000,
+        ..config()
+    };
+    let store = try_open(&disk, config.clone()).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    let append = |log: &PartitionLog, base| {
+        log.append(base as u64, batch(base, 1, 500)).unwrap();
+        wait_until_on_disk(log);
+    };
+    append(&log, 0);
+    assert!(!log.saved_producers_lag());
+    append(&log, 1);
+    assert!(log.saved_producers_lag());
+    assert!(save(&log, b"upto 2"));
+    append(&log, 2);
+    assert!(!log.saved_producers_lag());
+    drop(log);
+    store.shutdown().unwrap();
+    // It is not known any more how much came since.
+    let store = try_open(&disk, config).unwrap();
+    assert!(store.get(id(1)).unwrap().saved_producers_lag());
+}
+
 #[test]
 fn an_empty_log_and_one_that_is_gone_keep_nothing() {
     let disk = SimDisk::new();
