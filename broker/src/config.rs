@@ -41,6 +41,8 @@ pub struct BrokerConfig {
     pub compaction_memory_bytes: usize,
     pub journal_file_bytes: u64,
     pub checkpoint_bytes: u64,
+    /// How many segments stay open at most.
+    pub open_segments_max: usize,
     pub tail_cache_bytes: usize,
     /// With less room than this on the disk, in bytes, nothing more is taken from producers.
     pub disk_reserve_bytes: u64,

@@ -33,6 +33,7 @@ pub(crate) fn config(dir: &Path, identity: BrokerIdentity, controller: SocketAdd
         compaction_memory_bytes: 1 << 20,
         journal_file_bytes: 1 << 20,
         checkpoint_bytes: 1 << 20,
+        open_segments_max: 64,
         tail_cache_bytes: 1 << 20,
         disk_reserve_bytes: 0,
         scrub: ScrubPace {

@@ -299,7 +299,9 @@ impl Starter {
         std::fs::create_dir_all(dir)
             .map_err(|error| format!("cannot create {}: {}", dir.display(), told(&error)))?;
         let manager_cell: Arc<OnceLock<Arc<ReplicaManager>>> = Arc::new(OnceLock::new());
+        let began = std::time::Instant::now();
         let store = self.open_store(&manager_cell)?;
+        let (logs, logs_after) = (store.ids().len(), began.elapsed());
         // Set once, by this thread.
         let _ = self.store.set(Arc::clone(&store));
         let image = Arc::new(ImageStore::open(dir, config.identity.clone()));
@@ -393,6 +395,7 @@ impl Starter {
                 self.config.journal_file_bytes,
             ),
             checkpoint_bytes: self.config.checkpoint_bytes,
+            open_files_max: self.config.open_segments_max,
             cache_bytes: self.config.tail_cache_bytes as u64,
             // A broker that knows its cluster has had a store.
             must_exist: self.config.identity.cluster_id.is_some(),

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::config::NodeConfig;
 pub use directory::{DirectoryLock, holder};
-use files::Connections;
+use files::OpenFiles;
 use refusal::{Refusal, patiently};
 use threads::IoThread;
 
@@ -58,7 +58,7 @@ pub struct Node {
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     threads: Vec<IoThread>,
-    connections: Connections,
+    files: OpenFiles,
     /// Held as long as the node runs.
     lock: DirectoryLock,
 }
@@ -80,7 +80,7 @@ struct Port {
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        let connections = files::divide_open_files(config.limits.connections);
+        let files = files::divide_open_files(config.limits.connections);
         let lock = patiently(|| DirectoryLock::take(&config.data_dir))
             .await
             .map_err(NodeError)?;
@@ -101,7 +101,7 @@ impl Node {
             stop,
             failed,
             threads: vec![internal_thread],
-            connections,
+            files,
             lock,
         };
         if config.roles.broker {
@@ -167,6 +167,7 @@ impl Node {
                 .unwrap_or(usize::MAX),
             journal_file_bytes: config.log.journal_file_bytes,
             checkpoint_bytes: config.log.checkpoint_bytes,
+            open_segments_max: self.files.segments,
             tail_cache_bytes: usize::try_from(config.log.tail_cache_bytes).unwrap_or(usize::MAX),
             disk_reserve_bytes: config.log.disk_reserve_bytes,
             scrub: ScrubPace {
@@ -236,7 +237,7 @@ impl Node {
         let runtime = self.threads[0].handle().clone();
         // What the other nodes of a cluster may ask of it at once.
         let limits = PortLimits {
-            connections: self.connections.internal,
+            connections: self.files.internal,
             streams_per_connection: limits::STREAMS_PER_CONNECTION_MAX,
         };
         let server = listener::serve_grpc(&runtime, routes.routes(), limits, self.stop.subscribe());
@@ -253,7 +254,7 @@ impl Node {
     fn serve_clients(&mut self, port: Port, config: &NodeConfig) -> Result<(), NodeError> {
         let threads = config.broker.threads;
         let limits = PortLimits {
-            connections: self.connections.clients,
+            connections: self.files.clients,
             streams_per_connection: config.limits.streams_per_connection,
         };
         let Some(broker) = self.broker.clone() else {

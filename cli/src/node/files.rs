@@ -4,31 +4,43 @@
 use ottla_model::limits::INTERNAL_CONNECTIONS_MAX;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What the log and everything else needs at most.
-const OTHERS: usize = 1_536;
+/// Segments that shall stay open before clients get more connections.
+const SEGMENTS_BEFORE_CLIENTS: usize = 1_024;
+/// A segment that is opened anew for each batch costs more than one that stays open: as many
+/// partitions as are written to in turn may have theirs, as long as the system allows it.
+const SEGMENTS_MAX: usize = 16_384;
+/// What everything else needs at most.
+const OTHERS: usize = 512;
 
-/// How many connections each port takes.
+/// How many of the open files who gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connections {
+pub struct OpenFiles {
+    /// Connections of clients.
     pub clients: usize,
+    /// Connections of other nodes.
     pub internal: usize,
+    /// Segments that the log keeps open.
+    pub segments: usize,
 }
 
-impl Connections {
-    /// As many as are wanted, or as fit below a limit of open files.
-    fn below(limit: usize, clients: usize) -> Connections {
+impl OpenFiles {
+    /// As many connections as are wanted, or as fit below a limit of open files.
+    fn below(limit: usize, clients: usize) -> OpenFiles {
         let internal = INTERNAL_CONNECTIONS_MAX.min(limit / 8);
-        let left = limit.saturating_sub(internal + OTHERS);
-        Connections {
-            clients: clients.min(left.max(limit / 4)),
+        let left = limit.saturating_sub(internal + OTHERS + SEGMENTS_BEFORE_CLIENTS);
+        let clients = clients.min(left.max(limit / 4));
+        let left = limit.saturating_sub(internal + clients + OTHERS);
+        OpenFiles {
+            clients,
             internal,
+            segments: left.min(SEGMENTS_MAX),
         }
     }
 }
 
 /// Lets the process open as many files and connections as the system allows it to, and divides
 /// them.
-pub fn divide_open_files(clients: usize) -> Connections {
+pub fn divide_open_files(clients: usize) -> OpenFiles {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
@@ -38,16 +50,16 @@ pub fn divide_open_files(clients: usize) -> Connections {
     let limit = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
-    let connections = Connections::below(limit, clients);
-    if connections.clients < clients {
+    let files = OpenFiles::below(limit, clients);
+    if files.clients < clients {
         tracing::warn!(
             open_files = limit,
-            connections = connections.clients,
+            connections = files.clients,
             "the limit of open files leaves fewer connections to clients than the {clients} of \
              limits.connections; raise it (ulimit -Hn, LimitNOFILE) to have them all"
         );
     }
-    connections
+    files
 }
 
 #[cfg(test)]
@@ -57,16 +69,21 @@ mod tests {
     #[test]
     fn connections_leave_the_log_its_files() {
         let divided = |limit, clients| {
-            let Connections { clients, internal } = Connections::below(limit, clients);
-            assert!(clients + internal <= limit / 2 || clients + internal + OTHERS <= limit);
-            (clients, internal)
+            let files = OpenFiles::below(limit, clients);
+            let OpenFiles {
+                clients,
+                internal,
+                segments,
+            } = files;
+            assert!(clients + internal + segments + OTHERS <= limit);
+            (clients, internal, segments)
         };
-        assert_eq!(divided(1 << 20, 10_000), (10_000, 2_000));
-        assert_eq!(divided(usize::MAX, 10_000), (10_000, 2_000));
-        assert_eq!(divided(20_000, 10_000), (10_000, 2_000));
-        assert_eq!(divided(8_192, 10_000), (5_632, 1_024));
-        assert_eq!(divided(4_096, 10_000), (2_048, 512));
-        assert_eq!(divided(1_024, 10_000), (256, 128));
-        assert_eq!(divided(4_096, 100), (100, 512));
+        assert_eq!(divided(1 << 20, 10_000), (10_000, 2_000, 16_384));
+        assert_eq!(divided(usize::MAX, 10_000), (10_000, 2_000, 16_384));
+        assert_eq!(divided(20_000, 10_000), (10_000, 2_000, 7_488));
+        assert_eq!(divided(8_192, 10_000), (5_632, 1_024, 1_024));
+        assert_eq!(divided(4_096, 10_000), (2_048, 512, 1_024));
+        assert_eq!(divided(1_024, 10_000), (256, 128, 128));
+        assert_eq!(divided(4_096, 100), (100, 512, 2_972));
     }
 }
