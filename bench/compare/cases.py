@@ -20,8 +20,9 @@ TAIL_RATE = 5_000
 # The most that a turn of one topic writes, and in how many seconds the files of one are gone.
 TURN_BYTES = 35 * GIB
 DELETED_WITHIN = 100
-# From so many partitions on, the files of earlier turns are left to rest, for so many seconds.
-MANY, REST = 1_000, 75
+# For how long the files of earlier turns are left to rest before a turn that makes thousands, in
+# seconds.
+REST = 75
 
 
 def produce(run, system):
@@ -72,11 +73,20 @@ def sync(run, system):
 
 
 def partitions(run, system):
-    """The same load over more and more partitions."""
-    for count in (10, 1_000) if run.quick else (10, 1_000, 10_000):
-        if count >= MANY:
-            machine.rest_after_deletions(run.seconds(REST))
-        simple_produce(run, system, f"{count:,} partitions", count)
+    """The same load over more and more partitions, there and back: how fast the machine is changes
+    within minutes by more than what is to be seen."""
+    counts = (10, 1_000) if run.quick else (10, 1_000, 10_000)
+    machine.rest_after_deletions(run.seconds(REST))
+    for count in counts:
+        system.create_topic(f"produce-{count}", count)
+    machine.fill_page_cache(system.folder.parent)
+    for count in counts:
+        system.produce(f"produce-{count}", KIB, duration=run.seconds(8))
+    for count in counts + counts[::-1]:
+        result = system.produce(f"produce-{count}", KIB, duration=run.seconds(8),
+                                warmup=run.seconds(2))
+        result["bytes_in"] = result["sent"] * KIB
+        run.record(f"{count:,} partitions", result)
 
 
 def simple_produce(run, system, case, count):
