@@ -57,6 +57,7 @@ class System:
 
     def __init__(self, folder, base_port, nodes=NODES):
         self.folder = folder / self.name
+        self.base_port = base_port
         shutil.rmtree(self.folder, ignore_errors=True)
         self.ports = [(base_port + 2 * n, base_port + 2 * n + 1) for n in range(nodes)]
         self.nodes = [Node(n + 1, self.folder / f"node-{n + 1}") for n in range(nodes)]
