@@ -1,6 +1,7 @@
 """What is measured, case by case. Each function runs on one system, in one round; the rounds of all
 systems are interleaved by `run.py`."""
 
+import contextlib
 import threading
 import time
 
@@ -68,44 +69,46 @@ def sync(run, system):
     """The price of the sync: of Ottla's, against the same program without it, and of Kafka's, if it
     did it as often."""
     if system.name == "ottla":
-        with OttlaUnsynced(system.folder.parent, system.base_port + 100,
-                           {"ottla": system.program}) as unsynced:
-            there_and_back(run, (system, unsynced))
-        make_room(run, system, "produce")
+        with another(system, OttlaUnsynced, 1) as unsynced:
+            there_and_back(run, [("sync, 12 partitions", each, 12) for each in (system, unsynced)])
     simple_produce(run, system, "sync, 1,000 partitions", 1_000)
 
 
-def there_and_back(run, systems):
-    """The same load on both in turn, since how fast the machine is changes within minutes by more
-    than what is to be seen. The one that has no load does nothing."""
-    for system in systems:
-        system.create_topic("produce", 12)
-    machine.fill_page_cache(systems[0].folder.parent)
-    for system in systems:
-        system.produce("produce", KIB, duration=run.seconds(8))
-    for system in systems + systems[::-1]:
+def partitions(run, system):
+    """The same load over more and more partitions, each number in a cluster of its own."""
+    counts = (10, 1_000) if run.quick else (10, 1_000, 10_000)
+    machine.rest_after_deletions(run.seconds(REST))
+    with contextlib.ExitStack() as stack:
+        systems = [stack.enter_context(another(system, type(system), number))
+                   for number in range(1, len(counts))]
+        there_and_back(run, [(f"{count:,} partitions", each, count)
+                             for count, each in zip(counts, [system, *systems])])
+
+
+def another(system, kind, number):
+    """One more cluster of the same program, beside that of `system`."""
+    return kind(system.folder.parent / f"beside-{number}", system.base_port + 100 * number,
+                {"ottla": system.program})
+
+
+def there_and_back(run, cases):
+    """The same load on several clusters in turn, forth and back: how fast the machine is changes
+    within minutes by more than what is to be seen. The ones that have no load do nothing."""
+    for _, system, count in cases:
+        system.create_topic("produce", count)
+    machine.fill_page_cache(cases[0][1].folder.parent)
+    for _, system, count in cases:
+        # At any rate until nearly every partition has its first files.
+        system.produce("produce", KIB, duration=run.seconds(8 + count / 400))
+    for case, system, _ in cases + cases[::-1]:
+        # What the one before has left to write would be felt by this one.
+        machine.write_back()
+        time.sleep(run.seconds(4))
         result = system.produce("produce", KIB, duration=run.seconds(8), warmup=run.seconds(2))
         result["bytes_in"] = result["sent"] * KIB
         run.system = system.name
-        run.record("sync, 12 partitions", result)
-    run.system = systems[0].name
-
-
-def partitions(run, system):
-    """The same load over more and more partitions, there and back: how fast the machine is changes
-    within minutes by more than what is to be seen."""
-    counts = (10, 1_000) if run.quick else (10, 1_000, 10_000)
-    machine.rest_after_deletions(run.seconds(REST))
-    for count in counts:
-        system.create_topic(f"produce-{count}", count)
-    machine.fill_page_cache(system.folder.parent)
-    for count in counts:
-        system.produce(f"produce-{count}", KIB, duration=run.seconds(8))
-    for count in counts + counts[::-1]:
-        result = system.produce(f"produce-{count}", KIB, duration=run.seconds(8),
-                                warmup=run.seconds(2))
-        result["bytes_in"] = result["sent"] * KIB
-        run.record(f"{count:,} partitions", result)
+        run.record(case, result)
+    run.system = cases[0][1].name
 
 
 def simple_produce(run, system, case, count):

@@ -34,6 +34,8 @@ class Run:
         self.quick = options.quick
         self.results = results
         self.rows = earlier(options, results)
+        self.rounds_before = max((row["round"] for row in self.rows
+                                  if row["group"] in options.only), default=0)
         self.round = 0
         self.system = None
         self.group = None
@@ -67,14 +69,15 @@ class Run:
 
 
 def earlier(options, results):
-    """With --add: what the last run measured in groups that this one leaves alone."""
-    if not options.add or not results.exists():
+    """With --add: what the last run measured in groups that this one leaves alone; with --more:
+    all that it measured."""
+    if not (options.add or options.more) or not results.exists():
         return []
     document = json.loads(results.read_text())
     if document["quick"] != options.quick:
         sys.exit("the last run was of another size; --quick must be as it was then")
-    return [row for row in document["rows"]
-            if row["group"] not in options.only or row["system"] not in options.systems]
+    return [row for row in document["rows"] if options.more
+            or row["group"] not in options.only or row["system"] not in options.systems]
 
 
 def dig(row, path):
@@ -134,6 +137,8 @@ def arguments():
                         help=f"which groups, of {', '.join(GROUPS)}")
     parser.add_argument("--add", action="store_true",
                         help="keep what the last run measured in other groups")
+    parser.add_argument("--more", action="store_true",
+                        help="keep all that the last run measured, and add rounds to it")
     parser.add_argument("--systems", default=",".join(ALL), help="which systems")
     parser.add_argument("--data", type=Path, default=ROOT / "target" / "compare")
     parser.add_argument("--ottla", type=Path, default=ROOT / "target" / "release" / "ottla")
@@ -166,9 +171,9 @@ def main():
         if "nats" in options.systems:
             tools["nats"] = peers.nats(fetched / "nats")
         run = Run(options, results)
-        for number in range(options.rounds):
+        for number in range(run.rounds_before, run.rounds_before + options.rounds):
             run.round = number + 1
-            print(f"round {run.round} of {options.rounds}", flush=True)
+            print(f"round {run.round} of {run.rounds_before + options.rounds}", flush=True)
             for group in options.only:
                 turns = [name for name in GROUPS[group][1] if name in options.systems]
                 # Every other round backwards, so that nobody always follows the same one.
