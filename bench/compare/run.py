@@ -33,6 +33,7 @@ class Run:
     def __init__(self, options, results):
         self.quick = options.quick
         self.results = results
+        self.versions = versions()
         self.rows = earlier(options, results)
         self.rounds_before = max((row["round"] for row in self.rows
                                   if row["group"] in options.only), default=0)
@@ -51,7 +52,7 @@ class Run:
     def record(self, case, result):
         result.pop("intervals", None)
         row = {"group": self.group, "case": case, "system": self.system, "round": self.round,
-               **self.surroundings, **result}
+               "ottla": self.versions["ottla"], "taken": time.strftime("%Y-%m-%d"), **self.surroundings, **result}
         self.rows.append(row)
         self.save()
         print(f"    {case}: {summary(row)}", flush=True)
@@ -63,8 +64,8 @@ class Run:
         return statistics.median(values) if values else None
 
     def save(self):
-        document = {"quick": self.quick, "machine": machine.description(), "versions": versions(),
-                    "taken": time.strftime("%Y-%m-%d"), "rows": self.rows}
+        document = {"quick": self.quick, "machine": machine.description(), "versions": self.versions,
+                    "rows": self.rows}
         self.results.write_text(json.dumps(document, indent=1))
 
 
