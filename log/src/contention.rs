@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 /// forget what is usual.
 const RECENT_PART: f64 = 1.0 / 8.0;
 const USUAL_PART: f64 = 1.0 / 64.0;
-/// How many times the usual a commit may take before readers make way.
-const BEARABLE: f64 = 2.0;
+/// How many times the usual a commit may take before readers make way: hardly more than chance
+/// makes it. Those who wait for commits wait for several in a row, on several nodes.
+const BEARABLE: f64 = 1.1;
 /// After so long without a commit nobody waits for one.
 const QUIET: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn readers_go_on_while_commits_take_what_they_usually_take() {
-        let (times, now) = after(&[(2, false), (3, true), (2, true), (3, true)]);
+        let (times, now) = after(&[(2, false), (2, true), (3, true), (2, true)]);
         assert_eq!(times.pause_after_read(MS, now), Duration::ZERO);
     }
 
@@ -80,7 +81,7 @@ mod tests {
         commits.extend([(10, true); 8]);
         let (times, now) = after(&commits);
         let some = times.pause_after_read(MS, now);
-        assert!(some > MS && some < MS * 5, "{some:?}");
+        assert!(some > MS && some < MS * 8, "{some:?}");
         commits.extend([(100, true); 20]);
         let (times, now) = after(&commits);
         assert!(times.pause_after_read(MS, now) > some * 5);
@@ -103,7 +104,7 @@ mod tests {
     fn what_becomes_usual_is_borne_after_a_while() {
         let mut commits = vec![(1, false); 10];
         commits.extend([(20, false); 400]);
-        commits.extend([(30, true); 20]);
+        commits.extend([(21, true); 20]);
         let (times, now) = after(&commits);
         assert_eq!(times.pause_after_read(MS, now), Duration::ZERO);
     }
