@@ -52,7 +52,8 @@ class Run:
     def record(self, case, result):
         result.pop("intervals", None)
         row = {"group": self.group, "case": case, "system": self.system, "round": self.round,
-               "ottla": self.versions["ottla"], "taken": time.strftime("%Y-%m-%d"), **self.surroundings, **result}
+               "ottla": self.versions["ottla"], "taken": time.strftime("%Y-%m-%d"),
+               **self.surroundings, **result}
         self.rows.append(row)
         self.save()
         print(f"    {case}: {summary(row)}", flush=True)

@@ -43,7 +43,7 @@ impl IsrUpdates {
         self.added.notify_one();
     }
 
-    pub fn take(&self) -> Vec<(TopicIdPartition, IsrChange)> {
+    pub(crate) fn take(&self) -> Vec<(TopicIdPartition, IsrChange)> {
         let mut waiting = self.waiting.lock();
         let mut taken = Vec::new();
         while taken.len() < PARTITIONS_MAX

@@ -131,8 +131,8 @@ impl Replica {
         let replies = Self::take_replies(&mut inner, &effects);
         Self::answer_trims(&mut inner, &effects);
         let wanted = inner.core.next_deadline();
-        if let Some(at) = inner.alarm.want(wanted) {
-            self.context.alarms.set(at, self.id);
+        if let Some(setting) = inner.alarm.want(wanted) {
+            self.context.alarms.set(self.id, setting);
         }
         let leader_epoch = inner.core.leader_epoch();
         drop(inner);
@@ -275,10 +275,13 @@ impl Replica {
 
     /// The alarm that was set for `at` has gone off: ticks the core if it wants to be by now.
     pub fn tick(&self, at: Instant, now: Instant) {
-        let rung = self.inner.lock().alarm.rings(at, now);
-        match rung {
-            Rung::Tick => self.tick_always(),
-            Rung::Again(at) => self.context.alarms.set(at, self.id),
+        let mut inner = self.inner.lock();
+        match inner.alarm.rings(at, now) {
+            Rung::Tick => {
+                drop(inner);
+                self.tick_always();
+            }
+            Rung::Again(setting) => self.context.alarms.set(self.id, setting),
             Rung::Nothing => {}
         }
     }
