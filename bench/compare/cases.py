@@ -18,6 +18,7 @@ PRODUCE = [("produce 1 KiB", KIB, 128 * KIB), ("produce 100 B", 100, 128 * KIB),
 PEAKS = ("produce 1 KiB", "its own producer test, 1 KiB")
 LOADS = [(0.3, "latency at 30 %"), (0.6, "latency at 60 %")]
 TAIL_RATE = 5_000
+TAIL_ALONE, TAIL_BESIDE = "tail alone", "tail beside a cold reader"
 # The most that a turn of one topic writes, and in how many seconds the files of one are gone.
 TURN_BYTES = 35 * GIB
 DELETED_WITHIN = 100
@@ -222,7 +223,8 @@ def idle_partitions(run, system):
 
 
 def tail(run, system):
-    """Latency at the tail while somebody reads what is long written. Ottla's reader is done in
+    """Latency at the tail, alone and while somebody reads what is long written, in turn and each
+    the same way: what was written before them is on the disk by then. Ottla's reader is done in
     seconds, so it is measured for no longer than that; putting files out of the cache again
     meanwhile would be felt by itself."""
     records = run.scaled(4 * GIB // KIB)
@@ -230,17 +232,16 @@ def tail(run, system):
         system.create_topic(topic, 12)
     system.produce("old", KIB, records=records)
     system.latency("new", KIB, TAIL_RATE, run.seconds(5), run.seconds(2))
-    run.record("tail alone", system.latency("new", KIB, TAIL_RATE, run.seconds(20),
-                                            run.seconds(5)))
     for _ in range(3):
-        machine.evict(system.folder)
-        # Or the reader would need memory that the hypervisor took back, and all would wait for it.
-        machine.fill_page_cache(system.folder.parent)
-        time.sleep(run.seconds(4))
-        reading = in_background(lambda: system.consume("old"))
-        beside = system.latency("new", KIB, TAIL_RATE, run.seconds(5), run.seconds(1))
-        beside["reader"] = reading()
-        run.record("tail beside a cold reader", beside)
+        for case in (TAIL_ALONE, TAIL_BESIDE):
+            machine.evict(system.folder)
+            # Or the reader would need memory that the hypervisor took back, and all would wait for
+            # it.
+            machine.fill_page_cache(system.folder.parent)
+            time.sleep(run.seconds(4))
+            reading = in_background(lambda: system.consume("old")) if case is TAIL_BESIDE else dict
+            measured = system.latency("new", KIB, TAIL_RATE, run.seconds(5), run.seconds(1))
+            run.record(case, {**measured, "reader": reading()})
 
 
 def compaction(run, system):

@@ -34,7 +34,14 @@ class Results:
         return statistics.median(values) if values else None
 
     def rounds(self):
-        return max((row["round"] for row in self.rows), default=0)
+        """Which groups were measured how often, by how often."""
+        of_group = {}
+        for row in self.rows:
+            of_group.setdefault(row["group"], set()).add(row["round"])
+        groups = {}
+        for group, rounds in of_group.items():
+            groups.setdefault(len(rounds), []).append(group)
+        return sorted(groups.items(), reverse=True)
 
     def taken(self):
         """When which groups were measured, and at which commit of Ottla."""
@@ -271,9 +278,12 @@ def section(results, note, images):
     rounds = results.rounds()
     parts = ["## Against Kafka and NATS JetStream", note] if note else [
         "## Against Kafka and NATS JetStream"]
-    spread = f"Medians of {rounds} rounds, the range in parentheses." if rounds > 1 else "One round."
+    most = rounds[0][0]
+    told = "; ".join(f"{count} of {', '.join(groups)}" for count, groups in rounds)
+    spread = (f"Rounds: {told if len(rounds) > 1 else most}. Medians, the range in parentheses."
+              if most > 1 else "One round.")
     quick = " --quick" if document["quick"] else ""
-    parts.append(f"`bench/compare/run.py{quick} --rounds {rounds}` on {document['machine']}. {spread} "
+    parts.append(f"`bench/compare/run.py{quick} --rounds {most}` on {document['machine']}. {spread} "
                  f"Ottla's commit and the day: {results.taken()}. {surroundings(results)}")
     if document["quick"]:
         parts.append("A quick run: a quarter of the time, and a sixteenth of the data and of the idle "
