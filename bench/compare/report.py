@@ -278,7 +278,7 @@ def section(results, note, images):
     rounds = results.rounds()
     parts = ["## Against Kafka and NATS JetStream", note] if note else [
         "## Against Kafka and NATS JetStream"]
-    most = rounds[0][0]
+    most = rounds[0][0] if rounds else 0
     told = "; ".join(f"{count} of {', '.join(groups)}" for count, groups in rounds)
     spread = (f"Rounds: {told if len(rounds) > 1 else most}. Medians, the range in parentheses."
               if most > 1 else "One round.")
