@@ -20,6 +20,8 @@ pub enum Bug {
     SyncOfTheWrongFile,
     /// The rename of a new checkpoint is not made durable before the journal is recycled.
     NoDirectorySyncAfterRename,
+    /// A checkpoint that is to sync the whole file system does not.
+    WholeSyncLeftOut,
     /// The journal goes on to files whose names are not durable.
     SpareWithoutItsName,
     /// The journal takes a sync that failed for one that did not.

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::contention::CommitTimes;
 use crate::damage::DamageNotes;
-use crate::disk::{Disk, DiskFile, PatientDisk, Room};
+use crate::disk::{Disk, DiskFile, FileSystem, PatientDisk, Room};
 use crate::entry::Op;
 use crate::error::{IoContext as _, LogError};
 use crate::handles::Handles;
@@ -121,6 +121,8 @@ pub(crate) struct Shared {
     /// The same disk, for writes that need not be done: without room, they fail at once.
     pub impatient_disk: Arc<dyn Disk>,
     pub room: Arc<Room>,
+    /// What holds it all, where it can be synced whole.
+    pub file_system: OnceLock<Arc<dyn FileSystem>>,
     pub dirs: Dirs,
     pub config: StoreConfig,
     pub journal: Queue<Queued>,
@@ -189,6 +191,7 @@ impl Shared {
             disk,
             impatient_disk,
             room,
+            file_system: OnceLock::new(),
             dirs: Dirs::new(dir),
             config,
             journal: Queue::new(),

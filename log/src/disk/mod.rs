@@ -78,11 +78,24 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written on the file system that holds `path`.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// The file system that holds a file, to sync it whole.
+    ///
+    /// # Errors `Unsupported`: there it cannot be told for certain that such a sync lost nothing.
+    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>>;
     /// The bug that tests have planted in what works on this disk.
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {
         None
     }
+}
+
+/// A file system as a whole.
+pub trait FileSystem: Send + Sync + Debug {
+    /// Makes everything durable that anybody has written to it: bytes, lengths and names.
+    ///
+    /// # Errors Something that was written to it may be lost: since the last such call, or, as far
+    /// as nobody was told yet, at any time before the first.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file. All methods may be called from many threads.
@@ -105,6 +118,13 @@ pub trait DiskFile: Send + Sync + Debug {
     /// # Errors Written bytes could not be given their place on the disk and are lost; no later
     /// sync may tell of it again.
     fn start_write_back(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Waits for what [`DiskFile::start_write_back`] began. It is not durable before the file or
+    /// the whole file system is synced.
+    ///
+    /// # Errors Written bytes are lost, as after a sync that failed.
+    fn wait_for_write_back(&self) -> io::Result<()> {
         Ok(())
     }
     /// Asks that reads bring what they ask for and nothing ahead of it. Only a hint.

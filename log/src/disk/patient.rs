@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{DirEntry, Disk, DiskFile, OpenMode};
+use super::{DirEntry, Disk, DiskFile, FileSystem, OpenMode};
 
 /// How often it is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -131,6 +131,10 @@ impl Disk for PatientDisk {
         self.disk.free_space(path)
     }
 
+    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        self.disk.file_system(file)
+    }
+
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {
         self.disk.planted()
@@ -175,6 +179,10 @@ impl DiskFile for PatientFile {
 
     fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.file.start_write_back(offset, bytes)
+    }
+
+    fn wait_for_write_back(&self) -> io::Result<()> {
+        self.file.wait_for_write_back()
     }
 
     fn no_read_ahead(&self) {

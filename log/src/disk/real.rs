@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, OFlags};
 
 use super::aligned::{BLOCK_BYTES, check_aligned, check_all_aligned};
-use super::{DirEntry, Disk, DiskFile, OpenMode};
+use super::{DirEntry, Disk, DiskFile, FileSystem, OpenMode};
 
 /// The most parts that one `pwritev` takes on Linux.
 const PARTS_MAX: usize = 1024;
@@ -80,6 +80,62 @@ impl Disk for RealDisk {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        let file = File::open(file)?;
+        if !tells_of_losses(&file)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Arc::new(RealFileSystem { file }))
+    }
+}
+
+/// Whether `syncfs` waits for everything, and fails if any of it was lost since the file was
+/// opened: Linux does since 5.8, and file systems that stand on others may not.
+#[cfg(target_os = "linux")]
+fn tells_of_losses(file: &File) -> io::Result<bool> {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    let kind = rustix::fs::fstatfs(file)?.f_type as u64;
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    Ok(matches!(kind, EXT4 | XFS) && is_at_least(&release, (5, 8)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tells_of_losses(_: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Whether a kernel's release, such as `6.1.0-13-amd64`, is of this version or a later one.
+#[cfg(target_os = "linux")]
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= version
+}
+
+#[derive(Debug)]
+struct RealFileSystem {
+    /// Any file of it. It stays open, since the kernel notes with it what it has told.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    file: File,
+}
+
+impl FileSystem for RealFileSystem {
+    #[cfg(target_os = "linux")]
+    fn sync(&self) -> io::Result<()> {
+        rustix::fs::syncfs(&self.file)?;
+        // XFS leaves the disk's cache as it is if it has noted nothing itself. The sync of a file
+        // empties it, whatever of the file is to be written.
+        self.file.sync_data()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sync(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +165,22 @@ fn open_past_cache(path: &Path, writing: bool) -> io::Result<RealFile> {
 }
 
 impl RealFile {
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    fn sync_range(&self, offset: i64, bytes: i64, flags: libc::c_uint) -> io::Result<()> {
+        let descriptor = self.file.as_raw_fd();
+        // SAFETY: the call takes no memory, and the file keeps its descriptor open meanwhile.
+        if unsafe { libc::sync_file_range(descriptor, offset, bytes, flags) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Not every file system can; the sync does it all then.
+            Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EOPNOTSUPP) => Ok(()),
+            _ => Err(error),
+        }
+    }
+
     fn write(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let unit = if self.direct { BLOCK_BYTES } else { 1 };
         write_fully(parts, offset, unit, |rest, at| {
@@ -185,22 +257,16 @@ impl DiskFile for RealFile {
     }
 
     #[cfg(target_os = "linux")]
-    #[allow(unsafe_code)]
     fn start_write_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else {
             return Ok(());
         };
-        let (descriptor, flags) = (self.file.as_raw_fd(), libc::SYNC_FILE_RANGE_WRITE);
-        // SAFETY: the call takes no memory, and the file keeps its descriptor open meanwhile.
-        if unsafe { libc::sync_file_range(descriptor, offset, bytes, flags) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // Not every file system can; the sync does it all then.
-            Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EOPNOTSUPP) => Ok(()),
-            _ => Err(error),
-        }
+        self.sync_range(offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wait_for_write_back(&self) -> io::Result<()> {
+        self.sync_range(0, 0, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
     fn no_read_ahead(&self) {
@@ -344,6 +410,15 @@ mod tests {
         assert_eq!(offsets, [0, 16, 32, 32, 48]);
         let stuck = write_fully(&[IoSlice::new(&bytes)], 0, 8, |_, _| Ok(7)).unwrap_err();
         assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_kernels_release_is_read_by_its_numbers() {
+        let old_enough = ["5.8.0", "5.10", "6.1.0-13-amd64", "6.18.5+", "10.0-rc1"];
+        assert!(old_enough.iter().all(|release| is_at_least(release, (5, 8))));
+        let too_old = ["5.7.19-generic", "4.18.0-553.el8", "5", "", "linux"];
+        assert!(!too_old.iter().any(|release| is_at_least(release, (5, 8))));
     }
 
     #[test]

@@ -77,6 +77,7 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let position = checkpoint.position;
     let mut fold = Fold::new(checkpoint);
     let mut wal = replay_journal(shared, &mut fold)?;
+    open_file_system(shared)?;
     let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
     check_reach(&shared.dirs, position, journal_start..wal.end())?;
     shared.trim_to.store(position.0, Ordering::Release);
@@ -118,6 +119,18 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         &dirs.compacting,
     ] {
         create_dir_durably(&**disk, dir)?;
+    }
+    Ok(())
+}
+
+/// Before any log is written to, so that it tells of all that is lost of them.
+fn open_file_system(shared: &Shared) -> Result<(), LogError> {
+    let file = Wal::id_path(&shared.dirs.journal);
+    match shared.disk.file_system(&file) {
+        // If the store was set aside, there is one already: the same.
+        Ok(found) => drop(shared.file_system.set(found)),
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
+        failed => drop(failed.or_log("open", &file)?),
     }
     Ok(())
 }

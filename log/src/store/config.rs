@@ -25,6 +25,9 @@ pub struct StoreConfig {
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
     pub checkpoint_ms: u64,
+    /// With so many files and directories to sync or more, a checkpoint syncs the whole file system
+    /// at once, where it can: much less work, but what other programs wrote there is waited for.
+    pub sync_whole_from: usize,
     /// How many bytes of batches the files of an active segment's index, and what is saved of
     /// producers, may lag behind: about as many as a start can look at in a moment.
     pub saved_lag_bytes: u64,
@@ -84,6 +87,7 @@ impl Default for StoreConfig {
             group_bytes_max: 8 * 1024 * 1024,
             checkpoint_bytes: 64 * 1024 * 1024,
             checkpoint_ms: 60_000,
+            sync_whole_from: 256,
             saved_lag_bytes: 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             segment_backlog_bytes: 64 * 1024 * 1024,

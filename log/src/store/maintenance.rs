@@ -2,6 +2,7 @@
 //! journal before it free. Removes discarded files on the way.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::Checkpoint;
-use crate::disk::OpenMode;
+use crate::disk::{DiskFile, OpenMode};
 use crate::error::{IoContext as _, LogError};
 use crate::partition::PartitionLog;
-use crate::shared::{DirtyFile, Shared};
+use crate::planted::{self, Bug};
+use crate::shared::{Dirty, DirtyFile, Shared};
 use crate::wal::WalPosition;
 
 /// How many files a checkpoint has on their way to the disk at a time. More would be synced a
@@ -114,13 +116,7 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
         .collect();
     // Taken after the logs were looked at: whatever they say they hold is marked by now.
     let dirty = std::mem::take(&mut *shared.dirty.lock());
-    sync_files(shared, &dirty.files)?;
-    for dir in &dirty.dirs {
-        match shared.disk.sync_dir(dir).or_log("sync", dir) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
-    }
+    make_durable(shared, &dirty)?;
     let position = WalPosition(position);
     let checkpoint = Checkpoint {
         position,
@@ -139,9 +135,36 @@ pub(super) fn checkpoint(shared: &Shared) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Makes written files durable, some at a time: all of a portion are on their way to the disk
-/// before the first is waited for, so that the file system commits what it notes of them together.
-fn sync_files(shared: &Shared, files: &BTreeMap<u64, DirtyFile>) -> Result<(), LogError> {
+/// Makes files and names durable: each by itself, or, if there are many of them, with all else that
+/// the file system holds. Each sync waits for the disk to empty its own cache, and for what the
+/// file system notes of that one file.
+fn make_durable(shared: &Shared, dirty: &Dirty) -> Result<(), LogError> {
+    let count = dirty.files.len() + dirty.dirs.len();
+    let whole = shared.file_system.get();
+    if let Some(file_system) = whole.filter(|_| count >= shared.config.sync_whole_from) {
+        by_portions(shared, &dirty.files, |file| file.wait_for_write_back())?;
+        if planted::in_disk(&*shared.disk, Bug::WholeSyncLeftOut) {
+            return Ok(());
+        }
+        return file_system.sync().or_log("sync", &shared.dirs.root);
+    }
+    by_portions(shared, &dirty.files, |file| file.sync_data())?;
+    for dir in &dirty.dirs {
+        match shared.disk.sync_dir(dir).or_log("sync", dir) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Has files written to the disk, some at a time: all of a portion are on their way before the
+/// first is waited for, so that the file system commits what it notes of them together.
+fn by_portions(
+    shared: &Shared,
+    files: &BTreeMap<u64, DirtyFile>,
+    wait: impl Fn(&dyn DiskFile) -> io::Result<()>,
+) -> Result<(), LogError> {
     let mut files = files.iter().peekable();
     while files.peek().is_some() {
         let mut portion = Vec::with_capacity(SYNCED_TOGETHER);
@@ -159,7 +182,7 @@ fn sync_files(shared: &Shared, files: &BTreeMap<u64, DirtyFile>) -> Result<(), L
             }
         }
         for (file, path) in portion {
-            file.sync_data().or_log("sync", path)?;
+            wait(&*file).or_log("sync", path)?;
         }
     }
     Ok(())

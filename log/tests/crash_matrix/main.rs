@@ -27,6 +27,9 @@ use scripts::SCRIPTS;
 /// How many seeds the random workloads have, unless `OTTLA_MATRIX_SEEDS` says another number.
 const SEEDS: u64 = 14;
 const LIVES: usize = 3;
+/// How much there must be to sync for a checkpoint to sync the whole disk: always, and never.
+const WHOLE: usize = 1;
+const EACH: usize = usize::MAX;
 /// The random workloads must try so many points at least, so that they do not become few unnoticed.
 const POINTS_LEAST: u64 = 10_000;
 
@@ -82,6 +85,7 @@ fn random_run(seed: u64, at_each: usize) -> Run<'static> {
             .map(|_| work::random_steps(&mut random))
             .collect(),
         rough: true,
+        sync_whole_from: [EACH, EACH, WHOLE, WHOLE][seed as usize % 4],
         fault: None,
         // Every other one is left to chance, so that the store's threads meet in many ways.
         repeatable: seed.is_multiple_of(2),
@@ -97,12 +101,13 @@ const AT_EACH: &[Point] = &[
     Point::of(Crash::KeepingSome(1)),
 ];
 
-fn script_run(name: &str, lives: &[&str]) -> Run<'static> {
+fn script_run(name: &str, lives: &[&str], sync_whole_from: usize) -> Run<'static> {
     Run {
         name: name.to_owned(),
         seed: 1,
         lives: lives.iter().map(|words| scripts::steps(words)).collect(),
         rough: false,
+        sync_whole_from,
         fault: None,
         repeatable: true,
         at_each: AT_EACH,
@@ -114,8 +119,12 @@ fn script_run(name: &str, lives: &[&str]) -> Run<'static> {
 fn every_cut_of_every_script_leaves_what_was_acknowledged() {
     let begun = Instant::now();
     let points = all_of(SCRIPTS, |(name, lives)| {
-        let tried = script_run(name, lives).check(SimDisk::new())?;
-        Ok(tried.points)
+        let mut points = 0;
+        for sync_whole_from in [EACH, WHOLE] {
+            let run = script_run(name, lives, sync_whole_from);
+            points += run.check(SimDisk::new())?.points;
+        }
+        Ok(points)
     });
     let points = points.unwrap_or_else(|what| panic!("{what}"));
     println!("{points} crash points of scripts in {:?}", begun.elapsed());

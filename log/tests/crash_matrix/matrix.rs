@@ -79,6 +79,8 @@ pub struct Run<'a> {
     pub lives: Vec<Vec<Step>>,
     /// Whether lives may meet disks that fail, and end in the middle.
     pub rough: bool,
+    /// See [`StoreConfig::sync_whole_from`].
+    pub sync_whole_from: usize,
     /// What fails in each life, instead of what the seed decides.
     pub fault: Option<Fault>,
     /// Whether the same seed must lead to the same operations.
@@ -100,6 +102,7 @@ pub struct Tried {
 struct Plan<'a> {
     steps: &'a [Step],
     fault: Option<Fault>,
+    sync_whole_from: usize,
     /// Whether it ends with a shutdown.
     in_order: bool,
     /// The steps are taken so that they can be repeated.
@@ -138,6 +141,7 @@ impl Run<'_> {
             let plan = Plan {
                 steps,
                 fault: fault.clone(),
+                sync_whole_from: self.sync_whole_from,
                 in_order: !self.rough || random.below(3) == 0,
                 pace: self.repeatable.then(|| random.clone()),
             };
@@ -229,12 +233,13 @@ fn random_fault(random: &mut Random) -> Fault {
         Call::Sync,
         Call::Sync,
         Call::SyncDir,
+        Call::SyncAll,
         Call::Write,
         Call::WriteBack,
         Call::SetLen,
         Call::Rename,
         Call::Create,
-    ][random.below(9) as usize];
+    ][random.below(10) as usize];
     let mut fault = Fault::new(call).after(random.below(40));
     if random.below(2) == 0 {
         fault = fault.keeping_some(random.below(1 << 40));
@@ -243,7 +248,7 @@ fn random_fault(random: &mut Random) -> Fault {
         fault = fault.sticky();
     }
     // Want of room is waited out, except by a sync.
-    if random.below(3) == 0 && matches!(call, Call::Sync | Call::SyncDir) {
+    if random.below(3) == 0 && matches!(call, Call::Sync | Call::SyncDir | Call::SyncAll) {
         fault = fault.with(libc::ENOSPC);
     }
     fault
@@ -258,6 +263,7 @@ fn live(
 ) -> Result<(), String> {
     world.watch(disk);
     let mut config = config();
+    config.sync_whole_from = plan.sync_whole_from;
     if plan.pace.is_none() {
         config.journal_preparing = Preparing::InBackground;
     }

@@ -46,6 +46,11 @@ fn a_missing_directory_sync_after_a_rename_is_caught() {
 }
 
 #[test]
+fn a_sync_of_the_whole_disk_that_is_left_out_is_caught() {
+    caught(Bug::WholeSyncLeftOut);
+}
+
+#[test]
 fn a_file_of_the_journal_whose_name_is_not_durable_is_caught() {
     caught(Bug::SpareWithoutItsName);
 }
@@ -81,7 +86,9 @@ fn scripts_catch_a_truncation_that_is_not_journaled_too() {
     let caught = SCRIPTS.iter().any(|(name, lives)| {
         let disk = SimDisk::new();
         disk.plant(Bug::TruncationNotJournaled);
-        super::script_run(name, lives).check(disk).is_err()
+        super::script_run(name, lives, super::EACH)
+            .check(disk)
+            .is_err()
     });
     assert!(caught);
 }

@@ -28,6 +28,8 @@ pub enum Call {
     Unlink,
     CreateDir,
     SyncDir,
+    /// A sync of all that the disk holds.
+    SyncAll,
 }
 
 /// A change or a sync that a simulated disk is about to carry out.

@@ -21,11 +21,12 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::aligned::{check_aligned, check_all_aligned};
-use super::{DirEntry, Disk, DiskFile, OpenMode};
+use super::{DirEntry, Disk, DiskFile, FileSystem, OpenMode};
 pub use faults::{Call, Fault, Hold, Operation};
 use file::{Change, FileNode};
 use names::{NameChange, Node};
@@ -322,6 +323,17 @@ impl Disk for SimDisk {
         Ok(state.free())
     }
 
+    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        let mut state = self.enter(Call::Open, file)?;
+        state.find(file)?;
+        Ok(Arc::new(SimFileSystem {
+            disk: self.clone(),
+            file: file.to_owned(),
+            life: state.life,
+            told: AtomicU64::new(state.losses_told),
+        }))
+    }
+
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {
         self.inner.state.lock().planted
@@ -350,6 +362,29 @@ impl Drop for SimFile {
 impl SimFile {
     fn enter(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
         self.disk.enter(call, &self.path)
+    }
+}
+
+/// The whole disk.
+#[derive(Debug)]
+struct SimFileSystem {
+    disk: SimDisk,
+    file: PathBuf,
+    life: u64,
+    /// How many of the disk's losses were told of when it was opened, or last here.
+    told: AtomicU64,
+}
+
+impl FileSystem for SimFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.enter(Call::SyncAll, &self.file)?;
+        state.sync_all(&self.file, self.life)?;
+        let losses = state.losses;
+        state.losses_told = losses;
+        if self.told.swap(losses, Ordering::Relaxed) < losses {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
     }
 }
 

@@ -32,6 +32,10 @@ pub(super) struct State {
     pub(super) capacity: Option<u64>,
     pub(super) syncs: u64,
     pub(super) open_files: usize,
+    /// Syncs and write backs that lost something, and how many of them syncs of the whole disk
+    /// have told of.
+    pub(super) losses: u64,
+    pub(super) losses_told: u64,
     pub(super) observer: Option<Observer>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<crate::planted::Bug>,
@@ -53,6 +57,8 @@ impl Default for State {
             capacity: None,
             syncs: 0,
             open_files: 0,
+            losses: 0,
+            losses_told: 0,
             observer: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
@@ -262,6 +268,7 @@ impl State {
             }
             Some(fault) => {
                 file.fail_sync(fault.survival.map(Random).as_mut());
+                self.losses += 1;
                 Err(io::Error::from(&fault))
             }
         }
@@ -274,9 +281,40 @@ impl State {
             Some(fault) => {
                 let file = self.file_mut(handle.node);
                 file.fail_sync(fault.survival.map(Random).as_mut());
+                self.losses += 1;
                 Err(io::Error::from(&fault))
             }
         }
+    }
+
+    /// Syncs every file and every name. Of a failing one nothing or a part reaches the disk, as of
+    /// a sync of each file; names do not.
+    pub(super) fn sync_all(&mut self, path: &Path, life: u64) -> io::Result<()> {
+        if life != self.life {
+            return Err(power_lost());
+        }
+        self.count(Call::SyncAll, path)?;
+        self.syncs += 1;
+        let struck = strike(&mut self.faults, Call::SyncAll, path);
+        let mut random = struck.as_ref().and_then(|fault| fault.survival.map(Random));
+        for node in self.nodes.values_mut() {
+            match node {
+                Node::File(file) if struck.is_some() => file.fail_sync(random.as_mut()),
+                Node::File(file) => file.sync(),
+                Node::Dir { .. } => {}
+            }
+        }
+        if let Some(fault) = struck {
+            self.aborted = true;
+            return Err(io::Error::from(&fault));
+        }
+        if self.aborted {
+            return Err(input_output());
+        }
+        for change in std::mem::take(&mut self.pending) {
+            names::apply(&mut self.nodes, &change, true);
+        }
+        Ok(())
     }
 
     pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
@@ -323,6 +361,8 @@ impl State {
         self.open_files = 0;
         self.power_lost_at = None;
         self.aborted = false;
+        self.losses = 0;
+        self.losses_told = 0;
         self.faults.clear();
     }
 

@@ -2,7 +2,7 @@
 //! told once, and a read that fails fails alone.
 
 use super::*;
-use crate::disk::{Call, Fault};
+use crate::disk::{Call, Fault, Operation};
 
 /// A store with one append that is durable and in its segment.
 fn begun(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {
@@ -102,6 +102,66 @@ fn a_checkpoint_that_fails_is_final_and_loses_nothing() {
             [batch(0, 1, 100)],
             "{call:?} {path}"
         );
+    }
+}
+
+/// Sixteen logs, without the one that must not be created after a failure.
+const MANY: std::ops::Range<i32> = 10..26;
+
+/// A store with these logs, whose checkpoints sync the whole disk, and a batch in each.
+fn begun_with_many(disk: &SimDisk) -> TestStore {
+    let config = StoreConfig {
+        sync_whole_from: 16,
+        ..config()
+    };
+    let store = try_open(disk, config).unwrap();
+    for partition in MANY {
+        let log = store.get_or_create(id(partition), settings()).unwrap();
+        log.append(1, batch(0, 1, 100)).unwrap();
+        assert!(store.told.wait_for(id(partition), 1));
+        wait_until_on_disk(&log);
+    }
+    store
+}
+
+#[test]
+fn a_checkpoint_of_many_files_is_one_sync_of_the_whole_disk() {
+    let disk = SimDisk::new();
+    let store = begun_with_many(&disk);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    disk.observe(Arc::new(move |operation: &Operation, _| {
+        let of_a_log = operation.path.to_string_lossy().contains("partitions");
+        if operation.call == Call::SyncAll || of_a_log {
+            seen.lock().push(operation.call);
+        }
+    }));
+    wait_for_checkpoint(&store);
+    assert_eq!(*calls.lock(), [Call::SyncAll]);
+    disk.stop_observing();
+    crash(&disk, store);
+    let store = open(&disk);
+    for partition in MANY {
+        let log = store.get(id(partition)).unwrap();
+        assert_eq!(read_all(&log).unwrap(), [batch(0, 1, 100)]);
+    }
+}
+
+#[test]
+fn a_sync_of_the_whole_disk_that_fails_is_final_and_loses_nothing() {
+    for call in [Call::SyncAll, Call::WriteBack] {
+        let disk = SimDisk::new();
+        let store = begun_with_many(&disk);
+        disk.inject(Fault::new(call));
+        store.request_checkpoint();
+        store.told.wait_for_failure();
+        check_final(&store, &store.get(id(MANY.start)).unwrap());
+        crash(&disk, store);
+        let store = open(&disk);
+        for partition in MANY {
+            let log = store.get(id(partition)).unwrap();
+            assert_eq!(read_all(&log).unwrap(), [batch(0, 1, 100)], "{call:?}");
+        }
     }
 }
 
