@@ -52,10 +52,11 @@ pub(crate) struct DirtyFile {
     sent_to: Option<u64>,
 }
 
-/// So many new bytes of a file are sent to the disk while its checkpoint is still to come. All of
-/// them at once, of all files, would hold the journal's syncs up; fewer at a time, in logs that
-/// grow slowly, would have the disk write the same page again and again.
-const SENT_BYTES: u64 = 256 * 1024;
+/// So many new bytes of a file are sent to the disk while its checkpoint is still to come: a large
+/// batch at once. All of them with the checkpoint, of all files, would hold the journal's syncs up;
+/// fewer at a time, in logs that grow slowly, would have the disk write the same page again and
+/// again.
+const SENT_BYTES: u64 = 96 * 1024;
 /// Only whole pages are: the rest of one is likely to be written soon.
 const PAGE_BYTES: u64 = 4096;
 
@@ -382,13 +383,13 @@ mod tests {
     fn a_file_that_grows_fast_is_sent_to_the_disk_bit_by_bit() {
         let mut dirty = Dirty::default();
         let mut write = |from, to| dirty.note_written(1, Path::new("/a"), from..to);
-        assert_eq!(write(1_000, 200 * KIB), None);
-        let due = write(200 * KIB, 300 * KIB + 5);
-        assert_eq!(due, Some(1_000..300 * KIB));
+        assert_eq!(write(1_000, 80 * KIB), None);
+        let due = write(80 * KIB, 120 * KIB + 5);
+        assert_eq!(due, Some(1_000..120 * KIB));
         // The page that was not whole goes with the next ones.
-        assert_eq!(write(300 * KIB + 5, 500 * KIB), None);
-        let due = write(500 * KIB, 600 * KIB);
-        assert_eq!(due, Some(300 * KIB..600 * KIB));
+        assert_eq!(write(120 * KIB + 5, 200 * KIB), None);
+        let due = write(200 * KIB, 240 * KIB);
+        assert_eq!(due, Some(120 * KIB..240 * KIB));
     }
 
     #[test]
