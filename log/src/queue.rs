@@ -105,7 +105,16 @@ impl<T> Queue<T> {
         Taken::Items(items)
     }
 
-    /// Lets who waits in `take` look around.
+    /// Waits until woken or closed, whatever is there.
+    pub fn rest(&self) {
+        let mut inner = self.inner.lock();
+        while !inner.woken && !inner.closed {
+            self.filled.wait(&mut inner);
+        }
+        inner.woken = false;
+    }
+
+    /// Lets who waits in `take` or `rest` look around.
     pub fn wake(&self) {
         self.inner.lock().woken = true;
         self.filled.notify_all();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ottla_model::TopicIdPartition;
@@ -140,6 +140,8 @@ pub(crate) struct Shared {
     pub applied: AtomicU64,
     /// The journal may be trimmed up to here.
     pub trim_to: AtomicU64,
+    /// The journal waits until it may be trimmed further.
+    pub awaits_checkpoint: AtomicBool,
     pub cached_bytes: AtomicU64,
     /// Reads for consumers from the disk that were begun, and those that have ended.
     pub disk_reads: ReadCount,
@@ -204,6 +206,7 @@ impl Shared {
             journal_end: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             trim_to: AtomicU64::new(0),
+            awaits_checkpoint: AtomicBool::new(false),
             cached_bytes: AtomicU64::new(0),
             disk_reads: ReadCount::default(),
             commit_times: Mutex::default(),

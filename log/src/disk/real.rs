@@ -416,7 +416,11 @@ mod tests {
     #[test]
     fn a_kernels_release_is_read_by_its_numbers() {
         let old_enough = ["5.8.0", "5.10", "6.1.0-13-amd64", "6.18.5+", "10.0-rc1"];
-        assert!(old_enough.iter().all(|release| is_at_least(release, (5, 8))));
+        assert!(
+            old_enough
+                .iter()
+                .all(|release| is_at_least(release, (5, 8)))
+        );
         let too_old = ["5.7.19-generic", "4.18.0-553.el8", "5", "", "linux"];
         assert!(!too_old.iter().any(|release| is_at_least(release, (5, 8))));
     }

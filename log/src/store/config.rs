@@ -21,7 +21,8 @@ pub struct StoreConfig {
     /// The most bytes that one group commit takes.
     pub group_bytes_max: usize,
     /// After so many journal bytes at most a checkpoint is made, so that they can be recycled;
-    /// after half of them if few files were written.
+    /// after half of them if few files were written. The journal grows to four times as many and
+    /// then waits for a checkpoint.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
     pub checkpoint_ms: u64,
@@ -56,6 +57,10 @@ pub struct StoreConfig {
 /// The journal bytes for each file to sync that make a checkpoint worth its syncs.
 const CHECKPOINT_BYTES_PER_FILE: u64 = 256 * 1024;
 
+/// So many times what makes a checkpoint due may stand in the journal: one under way, and time for
+/// it to be slow.
+const JOURNAL_CHECKPOINTS_MAX: u64 = 4;
+
 /// The most files that a journal keeps to go on to.
 const SPARE_FILES_MAX: usize = 16;
 
@@ -67,6 +72,14 @@ impl StoreConfig {
         let worth_it = CHECKPOINT_BYTES_PER_FILE.saturating_mul(dirty_files as u64);
         let early = worth_it.max(self.checkpoint_bytes / 2);
         journal_bytes >= early.min(self.checkpoint_bytes)
+    }
+
+    /// The most journal bytes that stand since the last checkpoint; what is queued waits for the
+    /// next one. So the size of a journal, and the time that a start takes to read it, have a bound
+    /// however slow the disk is with segments.
+    pub(crate) fn journal_bytes_max(&self) -> u64 {
+        self.checkpoint_bytes
+            .saturating_mul(JOURNAL_CHECKPOINTS_MAX)
     }
 
     /// How many files a journal should keep to go on to: as many as one checkpoint sets free, so
@@ -191,6 +204,8 @@ pub struct StoreStats {
     pub open_files: u64,
     /// Whether a write waits for room on the file system now.
     pub awaits_room: bool,
+    /// Whether the journal is as long as it may get, and waits for a checkpoint now.
+    pub awaits_checkpoint: bool,
     /// Passes of compaction that replaced segments.
     pub compactions: u64,
     /// Bytes of segments that compaction saved.

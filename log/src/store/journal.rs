@@ -32,6 +32,13 @@ impl Journal {
     /// Runs until the store closes or fails. Gives the write-ahead log back if it is intact.
     pub fn run(mut self) -> Option<Wal> {
         loop {
+            if self.is_full() {
+                self.shared.journal.rest();
+                if let Err(error) = self.trim() {
+                    self.shared.fail(error);
+                }
+                continue;
+            }
             let patience = self.wal.has_memory_to_give().then_some(IDLE);
             let group_bytes_max = self.shared.config.group_bytes_max;
             let taken = self.shared.journal.take(group_bytes_max, patience);
@@ -51,6 +58,23 @@ impl Journal {
                 return self.tell_failure();
             }
         }
+    }
+
+    /// Whether no more is written before the next checkpoint. What is queued when the store closes
+    /// is little, and no longer waits.
+    fn is_full(&self) -> bool {
+        let trimmed = self.shared.trim_to.load(Ordering::Acquire);
+        let since = self.wal.end().0.saturating_sub(trimmed);
+        let full = since >= self.shared.config.journal_bytes_max();
+        let waits = full && !self.shared.journal.is_closed();
+        let waited = &self.shared.awaits_checkpoint;
+        if waited.swap(waits, Ordering::Relaxed) != waits && waits {
+            tracing::warn!(
+                journal_bytes = since,
+                "the disk is slow with segments: appends wait for a checkpoint"
+            );
+        }
+        waits
     }
 
     fn tell_failure(self) -> Option<Wal> {

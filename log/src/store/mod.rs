@@ -251,6 +251,7 @@ impl LogStore {
             backlog_bytes: journal_end.saturating_sub(applied),
             open_files: self.shared.handles.open_files() as u64,
             awaits_room: self.shared.room.is_awaited(),
+            awaits_checkpoint: self.shared.awaits_checkpoint.load(Ordering::Relaxed),
             compactions: counters.compactions.load(Ordering::Relaxed),
             compacted_away_bytes: counters.compacted_away_bytes.load(Ordering::Relaxed),
         }

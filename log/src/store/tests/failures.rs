@@ -2,7 +2,7 @@
 //! told once, and a read that fails fails alone.
 
 use super::*;
-use crate::disk::{Call, Fault, Operation};
+use crate::disk::{Call, Fault, Hold, Operation};
 
 /// A store with one append that is durable and in its segment.
 fn begun(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {
@@ -290,4 +290,79 @@ fn a_hanging_segment_holds_up_no_acknowledgement() {
     assert!(store.stats().backlog_bytes > 0);
     hold.release();
     wait_until_on_disk(&log);
+}
+
+/// Appends more than the journal may hold while no checkpoint ends, and waits until it waits;
+/// returns the log's end.
+fn fill_journal(store: &TestStore, log: &PartitionLog) -> i64 {
+    let most = store.shared.config.journal_bytes_max();
+    let mut end = log.log_end().0;
+    for _ in 0..2 * most / 3000 {
+        log.append(end as u64 + 1, batch(end, 1, 3000)).unwrap();
+        end += 1;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !store.stats().awaits_checkpoint {
+        assert!(Instant::now() < deadline, "the journal has no bound");
+        std::thread::yield_now();
+    }
+    let journal = store.shared.journal_end.load(Ordering::Acquire)
+        - store.shared.trim_to.load(Ordering::Acquire);
+    let group = store.shared.config.group_bytes_max as u64;
+    assert!((most..most + 2 * group).contains(&journal), "{journal}");
+    end
+}
+
+/// A store whose checkpoints are due soon, with a checkpoint that hangs.
+fn begun_with_short_journal(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>, Hold) {
+    let config = StoreConfig {
+        checkpoint_bytes: 64 * 1024,
+        group_bytes_max: 16 * 1024,
+        ..config()
+    };
+    let store = try_open(disk, config).unwrap();
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    let hold = disk.hold(Call::Sync, "partitions");
+    (store, log, hold)
+}
+
+#[test]
+fn while_a_checkpoint_hangs_the_journal_grows_to_its_bound_and_then_goes_on() {
+    let disk = SimDisk::new();
+    let (store, log, hold) = begun_with_short_journal(&disk);
+    let end = fill_journal(&store, &log);
+    let told = store.told.ticket(id(1)).unwrap();
+    assert!(told < end as u64, "{told} of {end}");
+    // What has no place in the journal yet can be read all the same.
+    assert_eq!(read_all(&log).unwrap().len() as i64, end);
+    assert!(hold.wait_until_reached());
+    hold.release();
+    assert!(store.told.wait_for(id(1), end as u64));
+    assert_eq!(store.told.failures(), 0);
+    crash(&disk, store);
+    let log = open(&disk).get(id(1)).unwrap();
+    assert_eq!(read_all(&log).unwrap().len() as i64, end);
+}
+
+#[test]
+fn a_store_whose_journal_is_at_its_bound_closes_and_fails_like_any_other() {
+    let disk = SimDisk::new();
+    let (store, log, hold) = begun_with_short_journal(&disk);
+    let end = fill_journal(&store, &log);
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(|| store.shutdown());
+        // What is queued is bounded, too: it has its place behind the bound.
+        assert!(store.told.wait_for(id(1), end as u64));
+        hold.release();
+        closing.join().unwrap().unwrap();
+    });
+    crash(&disk, store);
+
+    let (store, log_again, hold) = begun_with_short_journal(&disk);
+    assert_eq!(log_again.log_end(), log.log_end());
+    fill_journal(&store, &log_again);
+    disk.inject(Fault::new(Call::Sync).of("partitions"));
+    hold.release();
+    store.told.wait_for_failure();
+    check_final(&store, &log_again);
 }
