@@ -13,6 +13,7 @@ mod fixture;
 pub mod identity;
 mod image;
 mod isr;
+mod journal_room;
 mod manager;
 mod net;
 mod node;

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::BrokerConfig;
 use crate::image::ImageChange;
+use crate::journal_room::JournalRoom;
 use crate::replica::{Replica, ReplicaContext, chain, load_producers};
 
 /// The replicas of one broker.
@@ -20,6 +21,7 @@ pub struct ReplicaManager {
     incarnation: IncarnationId,
     setup: SetupDefaults,
     store: Arc<LogStore>,
+    journal_room: JournalRoom,
     context: Arc<ReplicaContext>,
     replicas: RwLock<HashMap<TopicIdPartition, Arc<Replica>>>,
     /// The image that was applied last. Held while one is applied: one after the other.
@@ -44,6 +46,7 @@ impl ReplicaManager {
                 replica_lag_time_max: config.replica_lag_time_max,
                 producer_expiration_ms: config.producer_expiration_ms,
             },
+            journal_room: JournalRoom::of(Arc::clone(&store)),
             store,
             context,
             replicas: RwLock::new(HashMap::new()),
@@ -61,6 +64,7 @@ impl ReplicaManager {
 
     /// Hands a group commit to the replicas it concerns. Called by the journal's thread.
     pub fn flushed(&self, flushed: &[ottla_log::Flushed]) {
+        self.journal_room.written();
         for part in flushed {
             if let Some(replica) = self.get(part.id) {
                 replica.step(Input::Flushed {
@@ -68,6 +72,11 @@ impl ReplicaManager {
                 });
             }
         }
+    }
+
+    /// Waits until records may be taken in: while too much waits for the journal, nothing is.
+    pub async fn wait_for_journal(&self) {
+        self.journal_room.wait().await;
     }
 
     /// Applies a new image to the replicas. Blocks on the disk where logs are made or removed.

@@ -36,6 +36,9 @@ pub enum LogError {
         #[source]
         cause: Arc<LogError>,
     },
+    /// A bug: the storage stops rather than go on without that thread.
+    #[error("the thread {thread} has panicked; the lines before say where")]
+    Panicked { thread: &'static str },
     #[error("the store is closed")]
     Closed,
     #[error("an entry of {bytes} bytes does not fit; the most is {limit} bytes")]

@@ -111,6 +111,19 @@ impl Dirs {
         }
     }
 
+    /// All that hold files, but the journal's.
+    pub fn all(&self) -> [&Path; 7] {
+        [
+            &self.root,
+            &self.partitions,
+            &self.stray,
+            &self.quarantine,
+            &self.damaged,
+            &self.discarded,
+            &self.compacting,
+        ]
+    }
+
     pub fn of(&self, id: TopicIdPartition) -> PathBuf {
         self.partitions.join(id.to_string())
     }

@@ -259,12 +259,18 @@ impl LeaderLink {
         Ok(())
     }
 
-    /// While the disk is full nothing more is read from the leader, so its window fills and it
-    /// waits.
+    /// While the disk is full, or the journal behind, nothing more is read from the leader, so its
+    /// window fills and it waits.
     async fn wait_for_room(&self, context: &LinkContext) {
         while !self.is_stopped() {
             tokio::select! {
-                () = context.space.wait_for_room() => return,
+                () = context.space.wait_for_room() => break,
+                () = self.poke.notified() => {}
+            }
+        }
+        while !self.is_stopped() {
+            tokio::select! {
+                () = context.manager.wait_for_journal() => return,
                 () = self.poke.notified() => {}
             }
         }

@@ -151,8 +151,13 @@ async fn begin(
     };
     let share = u32::try_from(bytes.clamp(1, PRODUCE_BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
     let budget = Arc::clone(&broker.produce_bytes);
-    let granted = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(share)).await;
-    let granted = granted.map_err(|_| {
+    let granted = tokio::time::timeout(BUDGET_PATIENCE, async {
+        let granted = budget.acquire_many_owned(share).await;
+        // What is answered is not in flight any more, but may still wait to be written.
+        broker.manager.wait_for_journal().await;
+        granted
+    });
+    let granted = granted.await.map_err(|_| {
         let message = "too many records wait to be written; nothing of this request was appended, \
                        try again in a moment";
         ApiError::new(ErrorCode::ThrottlingQuotaExceeded, message)

@@ -78,10 +78,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written on the file system that holds `path`.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
-    /// The file system that holds a file, to sync it whole.
+    /// The file system that holds a file and these directories, to sync it whole.
     ///
-    /// # Errors `Unsupported`: there it cannot be told for certain that such a sync lost nothing.
-    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>>;
+    /// # Errors `Unsupported`: there it cannot be told for certain that such a sync lost nothing,
+    /// or not all of them are on the same one.
+    fn file_system(&self, file: &Path, dirs: &[&Path]) -> io::Result<Arc<dyn FileSystem>>;
     /// The bug that tests have planted in what works on this disk.
     #[cfg(feature = "planted-bugs")]
     fn planted(&self) -> Option<crate::planted::Bug> {

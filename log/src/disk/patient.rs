@@ -131,8 +131,8 @@ impl Disk for PatientDisk {
         self.disk.free_space(path)
     }
 
-    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
-        self.disk.file_system(file)
+    fn file_system(&self, file: &Path, dirs: &[&Path]) -> io::Result<Arc<dyn FileSystem>> {
+        self.disk.file_system(file, dirs)
     }
 
     #[cfg(feature = "planted-bugs")]

@@ -81,9 +81,9 @@ impl Disk for RealDisk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
+    fn file_system(&self, file: &Path, dirs: &[&Path]) -> io::Result<Arc<dyn FileSystem>> {
         let file = File::open(file)?;
-        if !tells_of_losses(&file)? {
+        if !tells_of_losses(&file)? || !holds(&file, dirs)? {
             return Err(io::ErrorKind::Unsupported.into());
         }
         Ok(Arc::new(RealFileSystem { file }))
@@ -100,6 +100,24 @@ fn tells_of_losses(file: &File) -> io::Result<bool> {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     Ok(matches!(kind, EXT4 | XFS) && is_at_least(&release, (5, 8)))
+}
+
+/// Whether the file and the directories are on the same file system.
+#[cfg(target_os = "linux")]
+fn holds(file: &File, dirs: &[&Path]) -> io::Result<bool> {
+    use std::os::linux::fs::MetadataExt as _;
+    let device = file.metadata()?.st_dev();
+    for dir in dirs {
+        if fs::metadata(dir)?.st_dev() != device {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn holds(_: &File, _: &[&Path]) -> io::Result<bool> {
+    Ok(false)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -423,6 +441,20 @@ mod tests {
         );
         let too_old = ["5.7.19-generic", "4.18.0-553.el8", "5", "", "linux"];
         assert!(!too_old.iter().any(|release| is_at_least(release, (5, 8))));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_one_file_system_is_synced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        File::create(&path).unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(holds(&file, &[dir.path()]).unwrap());
+        let elsewhere = Path::new("/proc");
+        assert!(!holds(&file, &[dir.path(), elsewhere]).unwrap());
+        let refused = RealDisk.file_system(&path, &[elsewhere]).map(drop);
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::Unsupported);
     }
 
     #[test]

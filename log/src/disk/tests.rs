@@ -219,7 +219,7 @@ fn a_file_system_is_synced_whole_where_that_can_be_relied_upon() {
     over_both(|disk, root| {
         let path = root.join("a");
         let file = disk.open(&path, OpenMode::Create).unwrap();
-        let synced = disk.file_system(&path).and_then(|file_system| {
+        let synced = disk.file_system(&path, &[root]).and_then(|file_system| {
             write(&*file, b"abc", 0);
             file.start_write_back(0, 0)?;
             file.wait_for_write_back()?;
@@ -229,7 +229,7 @@ fn a_file_system_is_synced_whole_where_that_can_be_relied_upon() {
         if let Err(error) = synced {
             assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         }
-        let absent = disk.file_system(&root.join("absent")).map(drop);
+        let absent = disk.file_system(&root.join("absent"), &[]).map(drop);
         assert_eq!(absent.unwrap_err().kind(), io::ErrorKind::NotFound);
     });
 }
@@ -396,7 +396,7 @@ fn a_failed_hint_loses_what_it_covers_and_is_no_operation() {
 fn a_sync_of_the_whole_disk_keeps_files_and_names_and_is_one_operation() {
     let disk = SimDisk::new();
     disk.open(Path::new("/a"), OpenMode::Create).unwrap();
-    let whole = disk.file_system(Path::new("/a")).unwrap();
+    let whole = disk.file_system(Path::new("/a"), &[]).unwrap();
     disk.create_dir_all(Path::new("/d")).unwrap();
     for name in ["/a", "/d/b"] {
         let file = disk.open(Path::new(name), OpenMode::Create).unwrap();
@@ -417,16 +417,19 @@ fn a_sync_of_the_whole_disk_keeps_files_and_names_and_is_one_operation() {
 fn a_sync_of_the_whole_disk_tells_once_of_what_was_lost_before() {
     let disk = SimDisk::new();
     let file = synced(&disk, "/a", b"old");
-    let whole = disk.file_system(Path::new("/a")).unwrap();
+    let whole = disk.file_system(Path::new("/a"), &[]).unwrap();
     write(&*file, b"new", 0);
     disk.inject(Fault::new(Call::WriteBack));
     assert!(file.start_write_back(0, 0).is_err());
     // Nobody was told yet, so one that is opened now tells of it, too.
-    let later = disk.file_system(Path::new("/a")).unwrap();
+    let later = disk.file_system(Path::new("/a"), &[]).unwrap();
     assert!(whole.sync().is_err());
     assert!(later.sync().is_err());
     whole.sync().unwrap();
-    disk.file_system(Path::new("/a")).unwrap().sync().unwrap();
+    disk.file_system(Path::new("/a"), &[])
+        .unwrap()
+        .sync()
+        .unwrap();
     disk.inject(Fault::new(Call::SyncAll));
     write(&*file, b"six", 0);
     assert!(whole.sync().is_err());

@@ -109,15 +109,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
         disk.remove_dir_all(&dirs.discarded)
             .or_log("remove", &dirs.discarded)?;
     }
-    for dir in [
-        &dirs.root,
-        &dirs.partitions,
-        &dirs.stray,
-        &dirs.quarantine,
-        &dirs.damaged,
-        &dirs.discarded,
-        &dirs.compacting,
-    ] {
+    for dir in dirs.all() {
         create_dir_durably(&**disk, dir)?;
     }
     Ok(())
@@ -126,7 +118,7 @@ fn prepare_directories(shared: &Shared) -> Result<(), LogError> {
 /// Before any log is written to, so that it tells of all that is lost of them.
 fn open_file_system(shared: &Shared) -> Result<(), LogError> {
     let file = Wal::id_path(&shared.dirs.journal);
-    match shared.disk.file_system(&file) {
+    match shared.disk.file_system(&file, &shared.dirs.all()) {
         // If the store was set aside, there is one already: the same.
         Ok(found) => drop(shared.file_system.set(found)),
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ottla_model::{Offset, TopicIdPartition};
 
+use super::maintenance::Bell;
 use super::{FatalObserver, FlushObserver, Flushed};
 use crate::entry::{Op, encode, encoded_bytes};
 use crate::error::LogError;
@@ -24,6 +25,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) struct Journal {
     pub shared: Arc<Shared>,
     pub wal: Wal,
+    /// Rung when nothing more can be written without a checkpoint.
+    pub bell: Arc<Bell>,
     pub flushed: FlushObserver,
     pub fatal: FatalObserver,
 }
@@ -33,6 +36,8 @@ impl Journal {
     pub fn run(mut self) -> Option<Wal> {
         loop {
             if self.is_full() {
+                // It may have been found so, with nothing on its way that would ring.
+                self.bell.request();
                 self.shared.journal.rest();
                 if let Err(error) = self.trim() {
                     self.shared.fail(error);

@@ -85,15 +85,21 @@ impl LogStore {
         let journal = Journal {
             shared: shared.clone(),
             wal,
+            bell: bell.clone(),
             flushed,
-            fatal,
+            fatal: fatal.clone(),
         };
         let lane = Lane::new(shared.clone(), bell.clone());
         let (for_maintenance, its_bell) = (shared.clone(), bell.clone());
+        let watch = |thread, fatal| PanicWatch {
+            shared: shared.clone(),
+            thread,
+            fatal,
+        };
         let threads = Threads {
-            journal: spawn(dir, "log-journal", move || journal.run())?,
-            lane: spawn(dir, "log-segments", move || lane.run())?,
-            maintenance: spawn(dir, "log-checkpoint", move || {
+            journal: spawn(dir, watch("log-journal", Some(fatal)), || journal.run())?,
+            lane: spawn(dir, watch("log-segments", None), || lane.run())?,
+            maintenance: spawn(dir, watch("log-checkpoint", None), move || {
                 maintenance::run(&for_maintenance, &its_bell);
             })?,
         };
@@ -231,6 +237,11 @@ impl LogStore {
         Compactor::new(self.shared.clone())
     }
 
+    /// Bytes that wait for the journal now.
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.journal.bytes()
+    }
+
     /// Makes a checkpoint soon, without waiting for it.
     pub fn request_checkpoint(&self) {
         self.bell.request();
@@ -247,7 +258,7 @@ impl LogStore {
             max_group: counters.max_group.load(Ordering::Relaxed),
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             cached_bytes: self.shared.cached_bytes.load(Ordering::Relaxed),
-            queued_bytes: self.shared.journal.bytes() as u64,
+            queued_bytes: self.queued_bytes() as u64,
             backlog_bytes: journal_end.saturating_sub(applied),
             open_files: self.shared.handles.open_files() as u64,
             awaits_room: self.shared.room.is_awaited(),
@@ -300,14 +311,40 @@ impl Drop for LogStore {
     }
 }
 
+/// Has a panic of a thread count as a failure of storage; without that, the others would wait for
+/// it for ever.
+struct PanicWatch {
+    shared: Arc<Shared>,
+    thread: &'static str,
+    /// Is told if the thread is the one that would tell.
+    fatal: Option<FatalObserver>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let thread = self.thread;
+        self.shared.fail(LogError::Panicked { thread });
+        if let (Some(fatal), Some(error)) = (&self.fatal, self.shared.failure()) {
+            drop(self.shared.journal.abort());
+            fatal(error.clone());
+        }
+    }
+}
+
 fn spawn<T: Send + 'static>(
     dir: &Path,
-    name: &str,
+    watch: PanicWatch,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, LogError> {
     thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
+        .name(watch.thread.to_owned())
+        .spawn(move || {
+            let _watch = watch;
+            run()
+        })
         .or_log("start a thread for", dir)
 }
 

@@ -323,9 +323,12 @@ impl Disk for SimDisk {
         Ok(state.free())
     }
 
-    fn file_system(&self, file: &Path) -> io::Result<Arc<dyn FileSystem>> {
+    fn file_system(&self, file: &Path, dirs: &[&Path]) -> io::Result<Arc<dyn FileSystem>> {
         let mut state = self.enter(Call::Open, file)?;
         state.find(file)?;
+        for dir in dirs {
+            state.find(dir)?;
+        }
         Ok(Arc::new(SimFileSystem {
             disk: self.clone(),
             file: file.to_owned(),

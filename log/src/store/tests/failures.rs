@@ -366,3 +366,42 @@ fn a_store_whose_journal_is_at_its_bound_closes_and_fails_like_any_other() {
     store.told.wait_for_failure();
     check_final(&store, &log_again);
 }
+
+#[test]
+fn a_journal_that_is_found_at_its_bound_gets_a_checkpoint_by_itself() {
+    let disk = SimDisk::new();
+    let (store, log) = begun(&disk);
+    for base in 1..200 {
+        log.append(base as u64 + 1, batch(base, 1, 3000)).unwrap();
+    }
+    assert!(store.told.wait_for(id(1), 200));
+    crash(&disk, store);
+    // As after a crash in the middle of the wait, or with a smaller setting.
+    let smaller = StoreConfig {
+        checkpoint_bytes: 64 * 1024,
+        ..config()
+    };
+    let store = try_open(&disk, smaller).unwrap();
+    let log = store.get(id(1)).unwrap();
+    log.append(201, batch(200, 1, 3000)).unwrap();
+    assert!(store.told.wait_for(id(1), 201));
+}
+
+#[test]
+fn a_thread_that_panics_is_a_failure_of_storage() {
+    for path in ["journal", "partitions", "checkpoint.tmp"] {
+        let disk = SimDisk::new();
+        let (store, log) = begun(&disk);
+        disk.observe(Arc::new(move |operation: &Operation, _| {
+            let there = operation.path.to_string_lossy().contains(path);
+            assert!(!there, "a panic that was planted");
+        }));
+        store.request_checkpoint();
+        if path != "checkpoint.tmp" {
+            log.append(2, batch(1, 1, 100)).unwrap();
+        }
+        store.told.wait_for_failure();
+        disk.stop_observing();
+        check_final(&store, &log);
+    }
+}
