@@ -44,7 +44,8 @@ pub struct DevArgs {
     /// Run each node as a process of its own, so that it can be killed
     #[arg(long)]
     processes: bool,
-    /// The first port; each node takes two. By default 9092 on if they are free, else any
+    /// The first port, for the first start; each node takes two. By default 9092 on if they are
+    /// free, else any. A cluster that is kept keeps its ports
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port: Option<u16>,
     /// How long the cluster may take to become healthy, such as 30s or 2m; a bare number means

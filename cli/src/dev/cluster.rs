@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::manifest::{Manifest, ManifestNode};
 use super::shape::{Shape, config_file, describe};
 use super::{ports, process};
-use crate::config::{NodeConfig, Overrides};
+use crate::config::{Endpoint, NodeConfig, Overrides};
 use crate::exit::{CommandError, CommandResult, Exit};
 use crate::logging;
 use crate::node::{self, Departure, Node};
@@ -400,9 +400,13 @@ fn reuse(manifest: &Manifest, options: &DevOptions, directory: &Path) -> Command
             directory.display()
         )));
     }
-    if options.base_port.is_some() {
+    let first = manifest.nodes.iter().find_map(|node| node.client.as_ref());
+    if let (Some(asked), Some(first)) = (options.base_port, first.map(Endpoint::port))
+        && asked != first
+    {
         return Err(CommandError::usage(format_args!(
-            "the cluster in {} has its ports already; leave --base-port out",
+            "the first port of the cluster in {} is {first}, not {asked}; leave --base-port out or \
+             use another directory",
             directory.display()
         )));
     }
@@ -454,6 +458,27 @@ mod tests {
         assert_eq!(refused.exit, Exit::Usage);
         let refused = refused.to_string();
         assert!(refused.contains("has other nodes (2 nodes)"), "{refused}");
+    }
+
+    #[test]
+    fn the_port_that_a_cluster_has_may_be_said_again_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = options(Some(Shape::Combined { nodes: 1 }), directory.path());
+        let (first, _) = prepare(&one, directory.path()).unwrap();
+        let port = first.nodes[0].client.as_ref().unwrap().port();
+        let at = |port| DevOptions {
+            base_port: Some(port),
+            ..one.clone()
+        };
+        let (again, _) = prepare(&at(port), directory.path()).unwrap();
+        assert_eq!(again, first);
+        let refused = prepare(&at(port - 1), directory.path()).unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        let refused = refused.to_string();
+        assert!(
+            refused.contains(&format!("{port}, not {}", port - 1)),
+            "{refused}"
+        );
     }
 
     #[test]
