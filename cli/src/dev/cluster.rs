@@ -309,7 +309,7 @@ pub async fn wait_healthy(
     }
 }
 
-fn open_place(place: &Place) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
+fn open_place(place: &Place) -> CommandResult<(PathBuf, Option<tempfile::TempDir>)> {
     match place {
         Place::Temporary => {
             let temporary = tempfile::Builder::new()
@@ -318,14 +318,56 @@ fn open_place(place: &Place) -> anyhow::Result<(PathBuf, Option<tempfile::TempDi
                 .context("cannot make a temporary directory; give one with --data-dir")?;
             Ok((temporary.path().to_owned(), Some(temporary)))
         }
-        Place::Directory(directory) => fs::create_dir_all(directory)
-            .and_then(|()| fs::canonicalize(directory))
-            .map(|directory| (directory, None))
-            .with_context(|| {
+        Place::Directory(directory) => {
+            refuse_other(directory)?;
+            let made = fs::create_dir_all(directory).and_then(|()| fs::canonicalize(directory));
+            let directory = made.with_context(|| {
                 let directory = directory.display();
                 format!("cannot make {directory}; choose a --data-dir that can be made")
-            }),
+            })?;
+            Ok((directory, None))
+        }
     }
+}
+
+/// Refuses a directory in which there is something and no cluster, such as a server's.
+fn refuse_other(directory: &Path) -> CommandResult {
+    // One that is not there, or is no directory, is left to whoever makes it.
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Ok(());
+    };
+    if Manifest::path(directory).exists() {
+        return Ok(());
+    }
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let mut others: Vec<String> = names.filter(|name| !is_left_by_a_start(name)).collect();
+    others.sort_unstable();
+    let found = match others.as_slice() {
+        [] => return Ok(()),
+        [only] => only.clone(),
+        [one, two] => format!("{one} and {two}"),
+        [one, two, more @ ..] => format!("{one}, {two} and {} more", more.len()),
+    };
+    let is_a_servers = others
+        .iter()
+        .any(|name| name == "broker" || name == "controller");
+    let way_out = match is_a_servers {
+        true => "choose another --data-dir, or run the node that it belongs to with `ottla server`",
+        false => "choose a --data-dir that is empty or not there yet",
+    };
+    Err(CommandError::usage(format_args!(
+        "{} holds {found} and no cluster of `ottla dev`; {way_out}",
+        directory.display()
+    )))
+}
+
+/// Whether a start that came to nothing leaves something of this name before it describes the
+/// cluster. The root of a file system is never quite empty.
+fn is_left_by_a_start(name: &str) -> bool {
+    let is_a_nodes = |id: &str| id.parse::<u16>().is_ok();
+    matches!(name, "lock" | "cluster.json.new" | "lost+found")
+        || name.strip_prefix("node-").is_some_and(is_a_nodes)
 }
 
 fn lock(directory: &Path) -> anyhow::Result<File> {
@@ -479,6 +521,27 @@ mod tests {
             refused.contains(&format!("{port}, not {}", port - 1)),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn what_belongs_to_something_else_is_refused_before_anything_is_made_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::Directory(directory.path().to_owned());
+        // What a start leaves that came to nothing.
+        fs::write(directory.path().join("lock"), "").unwrap();
+        fs::create_dir(directory.path().join("node-1")).unwrap();
+        assert!(open_place(&place).is_ok());
+        fs::create_dir(directory.path().join("broker")).unwrap();
+        fs::create_dir(directory.path().join("controller")).unwrap();
+        let refused = open_place(&place).unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        let refused = refused.to_string();
+        assert!(refused.contains("broker and controller"), "{refused}");
+        assert!(refused.contains("ottla server"), "{refused}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
+        // Beside a cluster there may be anything.
+        fs::write(directory.path().join("cluster.json"), "").unwrap();
+        assert!(open_place(&place).is_ok());
     }
 
     #[test]
