@@ -6,8 +6,8 @@ mod min_isr;
 
 use clap::{Args, Subcommand};
 use futures::future::join_all;
-use ottla_client::ClientError;
 use ottla_client::v1::TopicSummary;
+use ottla_client::{Client, ClientError};
 use ottla_model::config::{TOPIC_CONFIGS, TopicConfigKey};
 use ottla_model::{ErrorCode, TopicId};
 use serde::Serialize;
@@ -99,20 +99,39 @@ fn pairs(configs: Vec<KeyValue>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The refusal of settings, with what a name that is none was perhaps meant to be.
-fn with_meant(error: ClientError, configs: &[(String, String)]) -> CommandError {
-    let is_of_settings = is(&error, ErrorCode::InvalidConfig);
-    let error = CommandError::from(error);
-    if !is_of_settings {
+/// The cluster's refusal, with what helps whoever reads it: which settings there are, or which
+/// controllers.
+async fn refused(client: &Client, error: ClientError, settings: &[String]) -> CommandError {
+    match is(&error, ErrorCode::InvalidConfig) {
+        true => with_meant(CommandError::from(error), settings),
+        false => session::refused(client, error).await,
+    }
+}
+
+/// The refusal of settings, with what a name that is none was perhaps meant to be, or else with
+/// those that there are.
+fn with_meant(error: CommandError, settings: &[String]) -> CommandError {
+    let told = error.to_string();
+    let mut unknown = settings
+        .iter()
+        .filter(|name| TopicConfigKey::find(name).is_none() && told.contains(&format!("'{name}'")));
+    let Some(unknown) = unknown.next() else {
         return error;
-    }
-    let unknown = configs.iter().map(|(name, _)| name);
-    let mut unknown = unknown.filter(|name| TopicConfigKey::find(name).is_none());
-    let meant = unknown.find_map(|name| nearest(name, TOPIC_CONFIGS.iter().map(|key| key.name)));
-    match meant {
+    };
+    let known = TOPIC_CONFIGS.iter().map(|key| key.name);
+    match nearest(unknown, known.clone()) {
         Some(meant) => error.advised(format!("did you mean {meant}?")),
-        None => error,
+        None if told.contains("known are") => error,
+        None => {
+            let known: Vec<&str> = known.collect();
+            error.advised(format!("known are: {}", known.join(", ")))
+        }
     }
+}
+
+/// The names of settings.
+fn names(configs: &[(String, String)]) -> impl Iterator<Item = String> {
+    configs.iter().map(|(name, _)| name.clone())
 }
 
 fn is(error: &ClientError, code: ErrorCode) -> bool {
@@ -191,23 +210,21 @@ async fn alter(args: AlterArgs) -> CommandResult {
     if !args.configs.is_empty() || !args.delete_configs.is_empty() {
         let admin = client.admin();
         let set = pairs(args.configs);
-        let altering = admin.alter_topic(&args.name, set.clone(), args.delete_configs);
-        altering.await.map_err(|error| with_meant(error, &set))?;
+        let settings: Vec<_> = names(&set).chain(args.delete_configs.clone()).collect();
+        let altering = admin.alter_topic(&args.name, set, args.delete_configs);
+        if let Err(error) = altering.await {
+            return Err(refused(&client, error, &settings).await);
+        }
     }
-    if let Some(total) = args.partitions {
-        client
-            .admin()
-            .create_partitions(&args.name, total)
-            .await
-            .map_err(|error| {
-                let error = CommandError::from(error);
-                let settled = !altered.set.is_empty() || !altered.unset.is_empty();
-                if settled {
-                    error.context("the settings were changed, but no partitions were added")
-                } else {
-                    error
-                }
-            })?;
+    if let Some(total) = args.partitions
+        && let Err(error) = client.admin().create_partitions(&args.name, total).await
+    {
+        let error = session::refused(&client, error).await;
+        let settled = !altered.set.is_empty() || !altered.unset.is_empty();
+        return Err(match settled {
+            true => error.context("the settings were changed, but no partitions were added"),
+            false => error,
+        });
     }
     if let Some(asked) = asked_min_isr {
         let described = client.admin().describe_topic(&args.name).await?;

@@ -71,6 +71,20 @@ fn what_a_setting_was_meant_to_be_is_told_only_where_the_setting_is_refused() {
 }
 
 #[test]
+fn a_setting_to_be_returned_to_its_default_is_guessed_at_like_one_to_be_set() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t", "");
+    let alter = |name: &str| cluster.run(&format!("topic alter t --delete-config {name}"), "");
+    let meant = "did you mean retention.ms?";
+    assert_told(&alter("retention.mss"), 1, &["retention.mss", meant]);
+    assert_told(
+        &alter("flush"),
+        1,
+        &["flush", "known are: cleanup.policy, "],
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_named() {
     let there = tempfile::tempdir().unwrap();
     let missing = there.path().join("missing");

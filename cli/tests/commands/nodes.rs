@@ -91,6 +91,11 @@ fn while_the_active_controller_hangs_nobody_says_that_all_is_well() {
         "{}",
         status.err
     );
+    let refused = cluster.run("topic create t --timeout 3s", "");
+    assert_eq!(refused.code, Some(6), "{}", refused.err);
+    let address = controller.expect("a controller")["internal"].as_str();
+    let said = format!("the controllers are 1 ({})", address.expect("an address"));
+    assert!(refused.err.contains(&said), "{}", refused.err);
     let json = cluster.run("quorum status --timeout 2s -o json", "").out;
     assert!(json.contains("\"leader_id\": null"), "{json}");
 }

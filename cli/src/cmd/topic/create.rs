@@ -6,7 +6,7 @@ use ottla_client::v1::DescribeTopicResponse;
 use ottla_model::{ErrorCode, NodeId};
 use serde::Serialize;
 
-use super::{id_text, is, min_isr, pairs, with_meant};
+use super::{id_text, is, min_isr, names, pairs, refused};
 use crate::args::{KeyValue, RequestArgs, at_least_one, topic_setting};
 use crate::exit::CommandResult;
 use crate::output::{self, counted};
@@ -111,7 +111,10 @@ pub async fn create(args: CreateArgs) -> CommandResult {
             }
             (created, format!("topic {} exists already", args.name))
         }
-        Err(error) => return Err(with_meant(error, &topic.configs)),
+        Err(error) => {
+            let settings: Vec<_> = names(&topic.configs).collect();
+            return Err(refused(&client, error, &settings).await);
+        }
     };
     Ok(output::print(args.request.output.output, &created, |_| {
         said + "\n"
