@@ -1,5 +1,6 @@
 //! `ottla produce`: records from standard input to a topic.
 
+mod failure;
 mod tally;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use ottla_model::PartitionIndex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use self::failure::Failure;
 use self::tally::Tally;
 use crate::args::RequestArgs;
 use crate::bench::batch_bytes;
@@ -198,14 +200,15 @@ struct Sending {
     /// In the order sent, which is nearly the order of their acknowledgement.
     outstanding: VecDeque<Outstanding>,
     tally: Tally,
-    /// The first record of the input that is not written, and why.
-    failure: Option<(u64, ProduceError)>,
+    /// The record to tell of those that are not written.
+    failure: Option<Failure>,
     progress: Progress,
 }
 
 struct Outstanding {
     /// The record's number in the input, from 1.
     number: u64,
+    has_key: bool,
     delivery: DeliveryFuture,
 }
 
@@ -241,16 +244,24 @@ impl Sending {
         let value = record.value.as_ref().map_or(0, Bytes::len);
         let size = record.key.as_ref().map_or(0, Bytes::len) + value;
         let number = self.tally.sent + 1;
+        let has_key = record.key.is_some();
         match self.producer.send(record).await {
             Ok(delivery) => {
                 self.tally.sent += 1;
                 self.tally.bytes += size as u64;
-                let outstanding = Outstanding { number, delivery };
-                self.outstanding.push_back(outstanding);
+                self.outstanding.push_back(Outstanding {
+                    number,
+                    has_key,
+                    delivery,
+                });
             }
             Err(error) => {
                 self.tally.refused += 1;
-                self.note(number, error);
+                self.note(Failure {
+                    number,
+                    has_key,
+                    error,
+                });
             }
         }
     }
@@ -281,25 +292,29 @@ impl Sending {
     /// Counts the outcome of the record that is outstanding for longest. Until then it stays in
     /// the line, so that a signal while it is waited for loses none.
     fn count(&mut self, ended: Result<(), ProduceError>) {
-        let Some(Outstanding { number, .. }) = self.outstanding.pop_front() else {
+        let Some(Outstanding {
+            number, has_key, ..
+        }) = self.outstanding.pop_front()
+        else {
             return;
         };
         match ended {
             Ok(()) => self.tally.done += 1,
             Err(error) => {
                 self.tally.failed += 1;
-                self.note(number, error);
+                self.note(Failure {
+                    number,
+                    has_key,
+                    error,
+                });
             }
         }
     }
 
-    fn note(&mut self, number: u64, error: ProduceError) {
-        let is_first = self
-            .failure
-            .as_ref()
-            .is_none_or(|(first, _)| number < *first);
-        if is_first {
-            self.failure = Some((number, error));
+    fn note(&mut self, failure: Failure) {
+        let told = self.failure.as_ref();
+        if told.is_none_or(|told| failure.is_told_before(told)) {
+            self.failure = Some(failure);
         }
     }
 }
@@ -424,7 +439,7 @@ fn summarize(args: &ProduceArgs, sending: Sending, outcome: CommandResult) -> Co
     let seconds = sending.progress.started.elapsed().as_secs_f64();
     let tally = &sending.tally;
     let outcome = match sending.failure {
-        Some((number, error)) => Err(tally.blame_record(number, error)),
+        Some(failure) => Err(tally.blame_record(failure)),
         None => outcome.map_err(|error| tally.blame(error)),
     };
     let summary = Summary {

@@ -85,6 +85,19 @@ fn a_setting_to_be_returned_to_its_default_is_guessed_at_like_one_to_be_set() {
 }
 
 #[test]
+fn a_record_that_lacks_the_key_of_a_compacted_topic_is_named_as_the_input_counts() {
+    let cluster = Cluster::start();
+    cluster.ok("topic create t --config cleanup.policy=compact", "");
+    let keyless = cluster.run("produce t", "a\n");
+    assert_told(&keyless, 1, &["record 1 has no key", "--key", "%k"]);
+    let among_others = cluster.run("produce t -f %k:%v --linger 1s", "a:1\nb:2\n:3\nd:4\n");
+    assert_told(&among_others, 1, &["record 3 has no key", "empty key"]);
+    for ran in [keyless, among_others] {
+        assert!(!ran.err.contains("of the batch"), "{}", ran.err);
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_named() {
     let there = tempfile::tempdir().unwrap();
     let missing = there.path().join("missing");

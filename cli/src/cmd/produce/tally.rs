@@ -1,9 +1,8 @@
 //! How many records were produced, and what is said and exited with where some were not.
 
-use ottla_client::ProduceError;
-
 use super::AcksArg;
-use crate::exit::{CommandError, Exit};
+use super::failure::Failure;
+use crate::exit::{CommandError, Exit, exit_for_code};
 use crate::output::counted;
 
 /// What came of the records so far.
@@ -42,13 +41,12 @@ impl Tally {
 
     /// The failure of a record with what came of all. One behind good ones leaves the input partly
     /// produced.
-    pub fn blame_record(&self, number: u64, error: ProduceError) -> CommandError {
-        let error = CommandError::from(error);
+    pub fn blame_record(&self, failure: Failure) -> CommandError {
         // That the topic is missing is said of no record.
-        if self.sent == 0 && error.exit == Exit::NotFound {
-            return error;
+        if self.sent == 0 && exit_for_code(failure.error.code) == Exit::NotFound {
+            return CommandError::from(failure.error);
         }
-        self.blame(error.context(format!("record {number}")))
+        self.blame(failure.told())
     }
 
     /// The error with what came of the records.
@@ -76,7 +74,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use ottla_client::Outcome;
+    use ottla_client::{Outcome, ProduceError};
     use ottla_model::ErrorCode;
 
     use super::*;
@@ -92,11 +90,15 @@ mod tests {
         }
     }
 
-    fn deleted() -> ProduceError {
-        ProduceError {
-            code: ErrorCode::UnknownTopicOrPartition,
-            outcome: Outcome::Definite,
-            message: "the topic is gone".to_owned(),
+    fn deleted(number: u64) -> Failure {
+        Failure {
+            number,
+            has_key: false,
+            error: ProduceError {
+                code: ErrorCode::UnknownTopicOrPartition,
+                outcome: Outcome::Definite,
+                message: "the topic is gone".to_owned(),
+            },
         }
     }
 
@@ -112,7 +114,7 @@ mod tests {
             "{text}"
         );
         for tally in [tally(3, 2, 1, 0), tally(2, 2, 0, 1)] {
-            let partly = tally.blame_record(3, deleted());
+            let partly = tally.blame_record(deleted(3));
             assert_eq!(partly.exit, Exit::Partly);
             let text = "2 of 3 records acknowledged; record 3: the topic is gone";
             assert_eq!(partly.to_string(), text);
@@ -129,11 +131,11 @@ mod tests {
 
     #[test]
     fn where_no_record_is_written_the_exit_code_is_that_of_the_failure() {
-        let none = tally(2, 0, 2, 0).blame_record(1, deleted());
+        let none = tally(2, 0, 2, 0).blame_record(deleted(1));
         assert_eq!(none.exit, Exit::NotFound);
         let text = "0 of 2 records acknowledged; record 1: the topic is gone";
         assert_eq!(none.to_string(), text);
-        let missing = tally(0, 0, 0, 1).blame_record(1, deleted());
+        let missing = tally(0, 0, 0, 1).blame_record(deleted(1));
         assert_eq!(missing.to_string(), "the topic is gone");
     }
 
@@ -143,7 +145,7 @@ mod tests {
             acks: AcksArg::None,
             ..tally(3, 2, 1, 0)
         };
-        let text = tally.blame_record(2, deleted()).to_string();
+        let text = tally.blame_record(deleted(2)).to_string();
         assert!(
             text.starts_with("2 of 3 records sent; record 2: "),
             "{text}"
