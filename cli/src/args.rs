@@ -236,6 +236,20 @@ mod tests {
     }
 
     #[test]
+    fn every_argument_is_described() {
+        let mut command = Cli::command();
+        command.build();
+        let options = all_options(&command).into_iter();
+        let silent = options.filter(|(_, arg)| arg.get_help().is_none());
+        // Of the command `help`, which clap adds.
+        let silent: Vec<_> = silent
+            .filter(|(_, arg)| arg.get_id() != "subcommand")
+            .collect();
+        let silent: Vec<_> = silent.iter().map(|(name, _)| name).collect();
+        assert!(silent.is_empty(), "{silent:?}");
+    }
+
+    #[test]
     fn a_count_of_zero_is_refused_rather_than_taken_for_the_default() {
         for line in [
             "topic create t --partitions 0",

@@ -40,6 +40,7 @@ const LEADER_LIMIT_MIN: Duration = Duration::from_millis(500);
 /// Options of `ottla consume`.
 #[derive(Debug, Args)]
 pub struct ConsumeArgs {
+    /// The topic to read
     topic: String,
     /// Begin at the oldest record instead of waiting for new ones
     #[arg(long, conflicts_with = "offset")]

@@ -40,6 +40,7 @@ const OUTSTANDING_MAX: usize = 100_000;
 /// Options of `ottla produce`.
 #[derive(Debug, Args)]
 pub struct ProduceArgs {
+    /// The topic to write to
     topic: String,
     /// How a record is written in the input: %k key, %v value, %p partition, %h headers as
     /// a=b,c=d, and \n \t \r \\ %% in the text between; an empty key is no key. By default each

@@ -50,6 +50,7 @@ pub struct ListArgs {
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
     .args(["configs", "delete_configs", "partitions"])))]
 pub struct AlterArgs {
+    /// The topic
     name: String,
     /// A setting to set; may be given several times
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = topic_setting)]
@@ -66,6 +67,7 @@ pub struct AlterArgs {
 
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
+    /// The topics
     #[arg(required = true)]
     names: Vec<String>,
     /// Succeed if a topic is not there

@@ -17,11 +17,13 @@ const AT_ONCE_MAX: usize = 32;
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("before").required(true).args(["before_offset", "all"])))]
 pub struct TrimArgs {
+    /// The topic
     topic: String,
     /// The partition to trim; may be given several times; all of them if not given
     #[arg(long = "partition", value_name = "N")]
     partitions: Vec<i32>,
-    /// Drop the records before this offset
+    /// Drop the records before this offset, in every partition the same: give --partition where
+    /// they differ
     #[arg(long, value_name = "OFFSET", value_parser = offset, allow_negative_numbers = true)]
     before_offset: Option<i64>,
     /// Drop every record that is acknowledged now

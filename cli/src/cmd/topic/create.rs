@@ -14,6 +14,7 @@ use crate::session;
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    /// The topic's name: letters, digits, '.', '_' and '-'
     name: String,
     /// How many partitions; 1 if not given
     #[arg(long, value_parser = at_least_one::<i32>)]

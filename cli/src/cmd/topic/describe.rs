@@ -22,6 +22,7 @@ const OFFSETS_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct NamesArgs {
+    /// The topics
     #[arg(required = true)]
     names: Vec<String>,
     #[command(flatten)]
