@@ -284,7 +284,8 @@ struct Verified {
     directory: PathBuf,
     /// Without one, nothing tells how far the segments' batches must go.
     has_checkpoint: bool,
-    /// What the checkpoint and the journal speak of, of which this many segments were read.
+    /// What the checkpoint and the journal speak of, or if they tell nothing, what is there; of
+    /// which this many segments were read.
     partitions: u64,
     segments: u64,
     bytes: u64,
@@ -354,28 +355,33 @@ fn running(log: &Path) -> Option<u32> {
 }
 
 /// Checks the batches of every segment file that is there, as far as they go.
-fn verify_segments(log: &Path) -> anyhow::Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+fn verify_segments(log: &Path) -> anyhow::Result<verify::Verified> {
+    let mut seen = verify::Verified::default();
     for partition in entries(&log.join("partitions"))? {
         if !partition.is_dir() {
             continue;
         }
+        seen.partitions += 1;
         for path in entries(&partition)? {
             if !is_named_segment(&path) {
                 continue;
             }
             let what = match dump_segment(&RealDisk, &path, &mut |_| {}) {
-                Ok(summary) if summary.invalid > 0 => {
+                Ok(summary) => {
+                    seen.segments += 1;
+                    seen.bytes += summary.bytes;
+                    if summary.invalid == 0 {
+                        continue;
+                    }
                     format!("{} damaged", counted(summary.invalid, "batch"))
                 }
-                Ok(_) => continue,
                 Err(_) if !path.exists() => "the file is missing".to_owned(),
                 Err(error) => return Err(error.into()),
             };
-            findings.push(Finding { path, what });
+            seen.findings.push(Finding { path, what });
         }
     }
-    Ok(findings)
+    Ok(seen)
 }
 
 /// What is in a directory; nothing if it went away, as that of a deleted topic does.
@@ -392,13 +398,19 @@ fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What is wrong in a broker's log. Without a checkpoint, its segments are looked at by themselves.
+/// What is wrong in a broker's log. Without a checkpoint, or with one so damaged that it speaks of
+/// no segment, all segments that are there are looked at by themselves.
 fn look(directory: &Path, has_checkpoint: bool) -> anyhow::Result<verify::Verified> {
-    let mut seen = verify_dir(&RealDisk, directory)?;
-    if !has_checkpoint {
-        seen.findings.extend(verify_segments(directory)?);
+    let seen = verify_dir(&RealDisk, directory)?;
+    let tells_nothing = seen.segments == 0 && !seen.findings.is_empty();
+    if has_checkpoint && !tells_nothing {
+        return Ok(seen);
     }
-    Ok(seen)
+    let alone = verify_segments(directory)?;
+    Ok(verify::Verified {
+        findings: seen.findings.into_iter().chain(alone.findings).collect(),
+        ..alone
+    })
 }
 
 /// What is still there at a second look, and what is not: a running node deletes and compacts on
@@ -581,6 +593,31 @@ mod tests {
         let _lock = node::DirectoryLock::take(directory.path()).unwrap();
         let log = directory.path().join("broker/log");
         assert_eq!(running(&log), Some(std::process::id()));
+    }
+
+    #[test]
+    fn segments_of_which_no_checkpoint_speaks_are_counted_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path();
+        let segment = batch();
+        for partition in ["partitions/a-0", "partitions/a-1"] {
+            std::fs::create_dir_all(log.join(partition)).unwrap();
+            let file = log.join(partition).join("00000000000000000000.log");
+            std::fs::write(file, &segment).unwrap();
+        }
+        let counted = |has_checkpoint| {
+            let seen = look(log, has_checkpoint).unwrap();
+            (
+                seen.findings.len(),
+                seen.partitions,
+                seen.segments,
+                seen.bytes,
+            )
+        };
+        let bytes = 2 * segment.len() as u64;
+        assert_eq!(counted(false), (0, 2, 2, bytes));
+        std::fs::write(log.join("checkpoint"), "damaged").unwrap();
+        assert_eq!(counted(true), (1, 2, 2, bytes));
     }
 
     #[test]
