@@ -326,17 +326,25 @@ fn log_directory(named: &Path) -> Result<PathBuf, CommandError> {
         .into_iter()
         .find(|dir| dir.join("partitions").is_dir());
     found.ok_or_else(|| {
-        let reason = anyhow::anyhow!(
-            "there is no broker's log in {}; {}",
-            named.display(),
-            if is_of_a_controller(named) {
-                "a controller's is not checked here: it checks itself at every start"
-            } else {
-                "name a node's data directory, or the folder in it that holds partitions/"
-            }
-        );
+        let way_out = if let Some(log) = log_around(named) {
+            format!("it is a part of one: name {}", log.display())
+        } else if is_of_a_controller(named) {
+            "a controller's is not checked here: it checks itself at every start".to_owned()
+        } else {
+            "name a node's data directory, or the folder in it that holds partitions/".to_owned()
+        };
+        let named = named.display();
+        let reason = anyhow::anyhow!("there is no broker's log in {named}; {way_out}");
         CommandError::new(Exit::NotFound, reason)
     })
+}
+
+/// The broker's log that a directory is a part of, as `partitions` is, or a partition's.
+fn log_around(named: &Path) -> Option<PathBuf> {
+    let named = named.canonicalize().ok()?;
+    let mut around = named.ancestors().skip(1).take(2);
+    let log = around.find(|dir| dir.join("partitions").is_dir());
+    log.map(Path::to_owned)
 }
 
 /// Whether a directory is, or holds, a controller's.
@@ -618,6 +626,20 @@ mod tests {
         assert_eq!(counted(false), (0, 2, 2, bytes));
         std::fs::write(log.join("checkpoint"), "damaged").unwrap();
         assert_eq!(counted(true), (1, 2, 2, bytes));
+    }
+
+    #[test]
+    fn whoever_names_a_folder_within_the_log_is_told_the_one_to_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().canonicalize().unwrap().join("broker/log");
+        let partition = log.join("partitions/a-0");
+        std::fs::create_dir_all(&partition).unwrap();
+        for named in [log.join("partitions"), partition] {
+            let told = log_directory(&named).unwrap_err();
+            assert_eq!(told.exit, Exit::NotFound);
+            let told = told.to_string();
+            assert!(told.ends_with(&format!("name {}", log.display())), "{told}");
+        }
     }
 
     #[test]
