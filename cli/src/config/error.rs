@@ -19,14 +19,14 @@ pub enum ConfigError {
     },
     #[error("{}:{line}: the file is not UTF-8 text; save it as UTF-8", path.display())]
     NotText { path: PathBuf, line: usize },
-    /// Not TOML, an unknown key, or a value of the wrong type.
+    /// Not TOML, or an unknown key.
     #[error("{}:{line}: {message}", path.display())]
     Syntax {
         path: PathBuf,
         line: usize,
         message: String,
     },
-    /// A value that breaks a rule.
+    /// A value of the wrong type, or one that breaks a rule.
     #[error("{}:{line}: {key}: {message}", path.display())]
     Key {
         path: PathBuf,
@@ -45,11 +45,22 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-        let line = error.span().map_or(1, |span| line_at(text, span.start));
-        ConfigError::Syntax {
-            path: path.to_owned(),
-            line,
-            message: in_words(&error.message().trim().replace('\n', ", ")),
+        let position = error.span().map(|span| span.start);
+        let line = position.map_or(1, |position| line_at(text, position));
+        let said = error.message().trim().replace('\n', ", ");
+        let path = path.to_owned();
+        match position.and_then(|position| key_at(text, position)) {
+            Some(key) => ConfigError::Key {
+                path,
+                line,
+                message: in_words(&said, unit(&key)),
+                key,
+            },
+            None => ConfigError::Syntax {
+                path,
+                line,
+                message: in_words(&said, ""),
+            },
         }
     }
 
@@ -78,13 +89,13 @@ impl ConfigError {
 }
 
 /// What the reader of TOML says, without the names of this program's types, and with what a key
-/// that is none was perhaps meant to be.
-fn in_words(message: &str) -> String {
+/// that is none was perhaps meant to be. `unit` is what a number counts.
+fn in_words(message: &str, unit: &str) -> String {
     const NUMBERS: [&str; 6] = ["i32", "i64", "u16", "u32", "u64", "usize"];
     if let Some((what, expected)) = message.rsplit_once(", expected ")
         && NUMBERS.contains(&expected)
     {
-        return format!("{what}, expected a whole number that fits");
+        return format!("{what}, expected a whole number{unit} that fits");
     }
     let meant = message.strip_prefix("unknown field `").and_then(|rest| {
         let (typed, known) = rest.split_once('`')?;
@@ -95,6 +106,48 @@ fn in_words(message: &str) -> String {
         Some(meant) => format!("{message}; did you mean `{meant}`?"),
         None => message.to_owned(),
     }
+}
+
+/// What the numbers at a key count.
+fn unit(key: &str) -> &'static str {
+    if key.ends_with("_ms") {
+        " of milliseconds"
+    } else if key.ends_with("_bytes") || key.contains("_bytes_per_") {
+        " of bytes"
+    } else {
+        ""
+    }
+}
+
+/// The key, such as `controllers[1].id`, in whose value this byte lies; `None` if it lies in none.
+fn key_at(text: &str, position: usize) -> Option<String> {
+    let document = DeTable::parse(text).ok()?;
+    key_below(document.get_ref(), position)
+}
+
+fn key_below(table: &DeTable<'_>, position: usize) -> Option<String> {
+    table.iter().find_map(|(name, value)| {
+        let name = name.get_ref();
+        let tables = match value.get_ref() {
+            DeValue::Table(inner) => vec![(String::new(), inner)],
+            DeValue::Array(items) => {
+                let items = items.iter().enumerate();
+                let tables = items.filter_map(|(index, item)| match item.get_ref() {
+                    DeValue::Table(inner) => Some((format!("[{index}]"), inner)),
+                    _ => None,
+                });
+                tables.collect()
+            }
+            _ => Vec::new(),
+        };
+        if tables.is_empty() {
+            return value.span().contains(&position).then(|| name.to_string());
+        }
+        let mut tables = tables.into_iter();
+        tables.find_map(|(index, inner)| {
+            key_below(inner, position).map(|key| format!("{name}{index}.{key}"))
+        })
+    })
 }
 
 /// The number of the line, from 1, that holds this byte.

@@ -137,3 +137,27 @@ fn a_misspelt_key_and_a_value_of_another_type_are_told_in_words() {
     let usize = refusal(&format!("{MINIMAL}[broker]\nthreads = \"x\"\n"));
     assert!(!usize.contains("usize"), "{usize}");
 }
+
+#[test]
+fn a_value_of_another_type_is_told_with_its_key_and_its_unit() {
+    let told = |section: &str, line: &str| refusal(&format!("{MINIMAL}[{section}]\n{line}\n"));
+    assert_eq!(
+        told("log", "journal_file_bytes = \"64MiB\""),
+        "ottla.toml:12: log.journal_file_bytes: invalid type: string \"64MiB\", expected a whole \
+         number of bytes that fits"
+    );
+    let rate = told("log", "scrub_bytes_per_second = \"4MiB\"");
+    assert!(rate.contains("log.scrub_bytes_per_second: "), "{rate}");
+    assert!(rate.contains("number of bytes that"), "{rate}");
+    let time = told("broker", "beat_interval_ms = \"1s\"");
+    assert!(time.contains("number of milliseconds that"), "{time}");
+    let pair = told("controller", "election_timeout_ms = [\"a\", 4]");
+    assert!(
+        pair.contains(":12: controller.election_timeout_ms: "),
+        "{pair}"
+    );
+    let id = refusal(&MINIMAL.replace("id = 1\naddress", "id = \"x\"\naddress"));
+    assert!(id.contains("controllers[0].id: "), "{id}");
+    let text = told("listen", "client = 7");
+    assert!(text.contains(":12: listen.client: "), "{text}");
+}
