@@ -109,9 +109,15 @@ pub async fn run(args: DevArgs) -> CommandResult {
     logging::nodes_stop();
     output::note("stopping");
     tokio::select! {
-        () = cluster.stop() => outcome,
-        signal = stop.wait() => Err(anyhow::anyhow!("stopped at once by a second {signal}").into()),
+        () = cluster.stop() => {}
+        signal = stop.wait() => {
+            return Err(anyhow::anyhow!("stopped at once by a second {signal}").into());
+        }
     }
+    if let Some(kept) = kept(&args) {
+        output::note(kept);
+    }
+    outcome
 }
 
 async fn until_stopped(cluster: &mut DevCluster, stop: &mut signals::StopSignals) -> CommandResult {
@@ -177,6 +183,16 @@ fn what_to_try(bootstrap: &[String]) -> String {
     )
 }
 
+/// That the cluster's data stays where that was asked for, and how to start it again.
+fn kept(args: &DevArgs) -> Option<String> {
+    let directory = args.data_dir.as_ref()?.display();
+    let processes = if args.processes { " --processes" } else { "" };
+    Some(format!(
+        "the data is kept in {directory}; start the cluster again: \
+         ottla dev{processes} --data-dir {directory}"
+    ))
+}
+
 fn table(manifest: &Manifest) -> String {
     let mut table = Table::new(["NODE", "ROLES", "STATUS", "PID", "CLIENT", "INTERNAL"]);
     for node in &manifest.nodes {
@@ -200,6 +216,21 @@ mod tests {
     fn two_controllers_are_worth_a_warning() {
         assert!(few_controllers(2).is_some());
         assert_eq!([1, 3].map(few_controllers), [None, None]);
+    }
+
+    #[test]
+    fn whoever_keeps_a_cluster_is_told_how_to_start_it_again() {
+        let line = |line: &str| <crate::args::Cli as clap::Parser>::parse_from(line.split(' '));
+        let told = |text: &str| match line(text).command {
+            crate::args::Command::Dev(args) => kept(&args),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told("ottla dev --nodes 1"), None);
+        let text = told("ottla dev --processes --nodes 1 --data-dir d").unwrap();
+        assert!(
+            text.contains("ottla dev --processes --data-dir d"),
+            "{text}"
+        );
     }
 
     #[test]
