@@ -161,6 +161,36 @@ mod tests {
     }
 
     #[test]
+    fn the_sizes_of_a_nodes_log_are_told_where_people_look() {
+        let manifest = describe(
+            Shape::Combined { nodes: 1 },
+            &[(9092, 9093)],
+            Path::new("d"),
+        );
+        let log = config_file(&manifest, &manifest.nodes[0]).log;
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+        let page = std::fs::read_to_string(page).unwrap().replace('`', "");
+        let program = <crate::args::Cli as clap::CommandFactory>::command();
+        let dev = program.find_subcommand("dev").unwrap();
+        let help = dev
+            .get_long_about()
+            .unwrap()
+            .to_string()
+            .replace(" is ", " ");
+        for (key, bytes) in [
+            ("journal_file_bytes", log.journal_file_bytes),
+            ("checkpoint_bytes", log.checkpoint_bytes),
+            ("tail_cache_bytes", log.tail_cache_bytes),
+        ] {
+            let said = format!("log.{key} {} MiB", bytes >> 20);
+            assert!(
+                page.contains(&said) && help.contains(&said),
+                "{said}: {help}"
+            );
+        }
+    }
+
+    #[test]
     fn the_first_broker_has_the_first_port() {
         let shape = Shape::Isolated {
             controllers: 1,
