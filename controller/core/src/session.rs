@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ottla_metadata::MetadataImage;
+use ottla_metadata::{BrokerRegistration, MetadataImage};
 use ottla_model::{BrokerEpoch, Instant, MetadataOffset, NodeId};
 
 /// How long no broker is heard of until another controller should try.
@@ -202,13 +202,20 @@ impl Sessions {
     }
 
     /// Whether every unfenced broker has applied the records that took this one's leaders.
+    ///
+    /// One that is shutting down and has hung up applies nothing more. It may be unfenced for as
+    /// long as its logs take to close, and others that stop do not wait for that.
     pub(crate) fn all_applied_shutdown(&self, broker: NodeId, image: &MetadataImage) -> bool {
         let session = self.by_broker.get(&broker);
         let Some(offset) = session.and_then(|session| session.shutdown_offset) else {
             return false;
         };
-        let mut unfenced = image.brokers.values().filter(|broker| !broker.fenced);
-        unfenced.all(|other| {
+        let has_left = |other: &&BrokerRegistration| {
+            other.in_controlled_shutdown && self.is_closed(other.broker, other.epoch)
+        };
+        let unfenced = image.brokers.values().filter(|broker| !broker.fenced);
+        let mut there = unfenced.filter(|other| !has_left(other));
+        there.all(|other| {
             let session = self.by_broker.get(&other.broker);
             session.is_some_and(|session| session.applied >= offset)
         })

@@ -444,6 +444,29 @@ fn what_becomes_movable_is_moved_before_the_broker_stops() {
 }
 
 #[test]
+fn a_stopping_broker_does_not_wait_for_one_that_has_left() {
+    let mut fixture = Fixture::with_brokers(3);
+    fixture.topic("t", &[1, 2, 3], &[]);
+    for broker in [1, 2] {
+        shutdown(&mut fixture, broker);
+    }
+    fixture.beat(3);
+    // It applies nothing more while it closes its logs, and its process is still there.
+    fixture.disconnect(1);
+    assert!(fixture.beat_with(2, true).may_shut_down);
+}
+
+#[test]
+fn a_lost_connection_alone_does_not_let_others_stop_unnoticed() {
+    let mut fixture = Fixture::with_brokers(3);
+    fixture.topic("t", &[1, 2, 3], &[]);
+    shutdown(&mut fixture, 2);
+    fixture.disconnect(1);
+    fixture.beat(3);
+    assert!(!fixture.beat_with(2, true).may_shut_down);
+}
+
+#[test]
 fn a_fenced_broker_that_wants_to_stop_may() {
     let mut fixture = Fixture::with_brokers(1);
     fixture.fence(1);
