@@ -2,9 +2,11 @@
 //! which process is there. Nobody, or another process: it is gone, and is fenced at once. No
 //! answer: the session timeout decides.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use ottla_controller_core::Request;
 use ottla_metadata::{Cause, Endpoint};
 use ottla_model::{BrokerEpoch, IncarnationId, NodeId};
@@ -14,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::active::Decisions;
 use crate::connection::{channel, is_refused};
+use crate::quorum::QuorumStatus;
 
 /// A dying process closes its sockets one by one, so its port is looked at more than once.
 const LOOKS: [Duration; 3] = [
@@ -45,11 +48,22 @@ enum Found {
     Unknown,
 }
 
+/// What was told of brokers that are gone, so that it is not told at each look.
+#[derive(Debug, Default)]
+struct Told(BTreeSet<(NodeId, BrokerEpoch)>);
+
+impl Told {
+    fn is_news(&mut self, suspect: &Suspect) -> bool {
+        self.0.insert((suspect.broker, suspect.epoch))
+    }
+}
+
 /// Looks after a broker whose stream closed, and has it fenced if its process is gone.
 pub async fn look_after(decisions: Decisions, suspect: Suspect, timeout: Duration) {
     for pause in LOOKS {
         tokio::time::sleep(pause).await;
-        if fence_if_gone(&decisions, suspect.clone(), timeout).await {
+        if is_gone(&suspect, timeout).await {
+            fence(&decisions, &suspect, true).await;
             return;
         }
     }
@@ -69,44 +83,60 @@ pub async fn look_after_unseen(decisions: Decisions, timeout: Duration) {
         else {
             return;
         };
+        let is_over = |now: &QuorumStatus| !now.is_leader || now.term != term;
+        let mut told = Told::default();
         for _ in 0..UNSEEN_LOOKS {
             tokio::time::sleep(UNSEEN_PAUSE).await;
-            let unseen = decisions.unseen_brokers().into_iter().map(|broker| {
-                let suspect = Suspect {
-                    broker: broker.broker,
-                    epoch: broker.epoch,
-                    incarnation: broker.incarnation,
-                    internal_endpoint: broker.internal_endpoint,
-                };
-                fence_if_gone(&decisions, suspect, timeout)
-            });
-            futures::future::join_all(unseen).await;
+            if is_over(&status.borrow()) {
+                break;
+            }
+            look_at_unseen(&decisions, timeout, &mut told).await;
         }
-        let over = status
-            .wait_for(|now| !now.is_leader || now.term != term)
-            .await
-            .is_err();
-        if over {
+        if status.wait_for(is_over).await.is_err() {
             return;
         }
     }
 }
 
-/// One look at a broker. True if it is gone, and its fencing was asked for.
-async fn fence_if_gone(decisions: &Decisions, suspect: Suspect, timeout: Duration) -> bool {
-    if probe(&suspect, timeout).await != Found::Gone {
-        return false;
+/// One look at every broker that has not connected.
+async fn look_at_unseen(decisions: &Decisions, timeout: Duration, told: &mut Told) {
+    let unseen = decisions.unseen_brokers().into_iter().map(|broker| {
+        let suspect = Suspect {
+            broker: broker.broker,
+            epoch: broker.epoch,
+            incarnation: broker.incarnation,
+            internal_endpoint: broker.internal_endpoint,
+        };
+        async move { is_gone(&suspect, timeout).await.then_some(suspect) }
+    });
+    let gone = join_all(unseen).await.into_iter().flatten();
+    let fencing = gone.map(|suspect| {
+        let is_news = told.is_news(&suspect);
+        async move { fence(decisions, &suspect, is_news).await }
+    });
+    join_all(fencing).await;
+}
+
+async fn is_gone(suspect: &Suspect, timeout: Duration) -> bool {
+    probe(suspect, timeout).await == Found::Gone
+}
+
+/// Has a broker fenced whose process is gone.
+async fn fence(decisions: &Decisions, suspect: &Suspect, is_news: bool) {
+    if is_news {
+        tracing::info!(broker = %suspect.broker, epoch = %suspect.epoch, "a broker's process is gone");
     }
-    tracing::info!(broker = %suspect.broker, epoch = %suspect.epoch, "a broker's process is gone");
     let request = Request::Fence {
         broker: suspect.broker,
         broker_epoch: suspect.epoch,
         cause: Cause::ConnectionClosed,
     };
-    if let Err(error) = decisions.ask(request, FENCE_TIMEOUT).await {
-        tracing::info!(broker = %suspect.broker, %error, "a broker that is gone was not fenced here");
+    match decisions.ask(request, FENCE_TIMEOUT).await {
+        Err(error) if is_news => {
+            tracing::info!(broker = %suspect.broker, %error, "a broker that is gone was not fenced here");
+        }
+        _ => {}
     }
-    true
 }
 
 async fn probe(suspect: &Suspect, timeout: Duration) -> Found {
@@ -122,5 +152,26 @@ async fn probe(suspect: &Suspect, timeout: Duration) -> Found {
     match IncarnationId::from_slice(&answer.into_inner().incarnation_id) {
         Some(incarnation) if incarnation == suspect.incarnation => Found::Alive,
         _ => Found::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_stays_gone_is_told_of_once() {
+        let suspect = |broker, epoch| Suspect {
+            broker: NodeId(broker),
+            epoch: BrokerEpoch(epoch),
+            incarnation: IncarnationId::from_random(1),
+            internal_endpoint: Endpoint::new("127.0.0.1", 1),
+        };
+        let mut told = Told::default();
+        assert!(told.is_news(&suspect(1, 5)));
+        assert!(!told.is_news(&suspect(1, 5)));
+        assert!(told.is_news(&suspect(2, 5)));
+        // Another run of it.
+        assert!(told.is_news(&suspect(1, 8)));
     }
 }
