@@ -311,11 +311,13 @@ impl Node {
             (Some(broker), Departure::WithTheCluster) => broker.stop().await,
             (None, _) => {}
         }
+        if let (Some(controller), Departure::FromTheCluster) = (&self.controller, departure) {
+            // While the internal port is served: the successor is heard there.
+            controller.hand_over().await;
+        }
         self.stop.send_replace(true);
-        match (self.controller, departure) {
-            (Some(controller), Departure::FromTheCluster) => controller.shutdown().await,
-            (Some(controller), Departure::WithTheCluster) => controller.stop().await,
-            (None, _) => {}
+        if let Some(controller) = self.controller {
+            controller.stop().await;
         }
         for thread in self.threads {
             thread.stop().await;

@@ -165,17 +165,17 @@ impl ControllerNode {
         self.identity.directory_id
     }
 
-    /// Hands over if this node is active, and stops taking part.
-    pub async fn shutdown(self) {
+    /// Hands over if this node is active. Its services must be reachable meanwhile: it is the
+    /// successor who says that it leads.
+    pub async fn hand_over(&self) {
         let quorum = Arc::clone(&self.handler.quorum);
         let handing_over = async move { quorum.hand_over(HAND_OVER_PATIENCE).await };
         if let Err(error) = self.runtime.spawn(handing_over).await {
             tracing::warn!(%error, "the controller did not hand over");
         }
-        self.stop().await;
     }
 
-    /// Stops taking part without handing over, as when the whole cluster stops.
+    /// Stops taking part, without handing over.
     pub async fn stop(mut self) {
         let (quorum, history) = (Arc::clone(&self.handler.quorum), self.history.clone());
         let stopping = self.runtime.spawn(async move {

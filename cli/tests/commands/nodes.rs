@@ -1,5 +1,7 @@
 //! What nodes tell.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::Cluster;
@@ -98,4 +100,35 @@ fn while_the_active_controller_hangs_nobody_says_that_all_is_well() {
     assert!(refused.err.contains(&said), "{}", refused.err);
     let json = cluster.run("quorum status --timeout 2s -o json", "").out;
     assert!(json.contains("\"leader_id\": null"), "{json}");
+}
+
+#[test]
+fn an_active_controller_that_stops_goes_once_another_leads() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shape = format!("--processes --nodes 3 --data-dir {}", dir.path().display());
+    let mut cluster = Cluster::shaped(3, &shape);
+    let manifest = std::fs::read(dir.path().join("cluster.json")).expect("the file");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("its form");
+    let quorum = cluster.ok("quorum status -o json", "").out;
+    let quorum: serde_json::Value = serde_json::from_str(&quorum).expect("its form");
+    let nodes = manifest["nodes"].as_array().expect("nodes");
+    let active = nodes.iter().find(|node| node["id"] == quorum["leader_id"]);
+    let active = active.expect("the active controller's node");
+    let other = nodes.iter().find(|node| node["id"] != active["id"]);
+    cluster.bootstrap = other.expect("a node")["client"].as_str().unwrap().to_owned();
+
+    let pid = active["pid"].as_i64().and_then(|pid| pid.try_into().ok());
+    kill_process(pid.and_then(Pid::from_raw).expect("a process"), Signal::TERM).expect("it runs");
+    let log = active["log"].as_str().expect("a path");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let told = loop {
+        let told = std::fs::read_to_string(log).expect("the log");
+        if told.contains(" stopped ") {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "it does not stop: {told}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(told.contains("another controller leads now"), "{told}");
+    cluster.ok("quorum status", "");
 }

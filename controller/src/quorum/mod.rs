@@ -37,6 +37,7 @@ use ottla_model::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 pub use guard::{Guard, OnFatal};
 use member::Member;
@@ -45,6 +46,11 @@ pub use service::RaftHandler;
 pub use types::Applied;
 use types::{EntryData, TypeConfig, node_id, raft_id};
 pub use view::{MemberView, QuorumView};
+
+use crate::connection::is_refused;
+
+/// How long it may take to see whether another controller's port is closed.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Who leads, as this node knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,39 +159,53 @@ impl Quorum {
         self.member.peers.endpoint(id).cloned()
     }
 
-    /// Hands leadership to the voter that has the most, if this node leads.
+    /// Hands leadership to the voter that has the most of those that are there, if this node leads.
+    /// The successor must be able to reach this node, which learns from it that it leads.
     pub async fn hand_over(&self, patience: Duration) {
+        let Some(to) = self.successor().await else {
+            return;
+        };
+        tracing::info!(%to, "handing over the quorum's leadership");
+        let trigger = self.member.raft.trigger();
+        if trigger.transfer_leader(raft_id(to)).await.is_err() {
+            return;
+        }
+        let me = self.member.guard.identity().node_id;
+        let mut status = self.member.status.clone();
+        let moved = status.wait_for(|status| {
+            !status.is_leader && status.leader.is_some_and(|leader| leader != me)
+        });
+        let moved = timeout(patience, moved).await;
+        match moved.map(|status| status.map(|status| status.leader)) {
+            Ok(Ok(Some(leader))) => tracing::info!(%leader, "another controller leads now"),
+            // The others elect one.
+            _ => tracing::info!("no other controller took over in time"),
+        }
+    }
+
+    /// Who should lead next, if this node leads.
+    async fn successor(&self) -> Option<NodeId> {
         let metrics = self.member.raft.metrics().borrow_watched().clone();
         let me = raft_id(self.member.guard.identity().node_id);
-        let Some(replication) = metrics
-            .replication
-            .filter(|_| self.member.status.borrow().is_leader)
-        else {
-            return;
-        };
+        let leads = self.member.status.borrow().is_leader;
+        let replication = metrics.replication.filter(|_| leads)?;
         let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
         let others = replication
-            .iter()
-            .filter(|(id, _)| **id != me && voters.contains(id));
-        let Some((best, _)) = others.max_by_key(|(_, matched)| matched.as_ref()) else {
-            return;
-        };
-        tracing::info!(to = %node_id(*best), "handing over the quorum's leadership");
-        if self
-            .member
-            .raft
-            .trigger()
-            .transfer_leader(*best)
-            .await
-            .is_ok()
-        {
-            let mut status = self.member.status.clone();
-            let moved = status.wait_for(|status| {
-                !status.is_leader && status.leader.is_some_and(|leader| raft_id(leader) != me)
-            });
-            // Without a successor in time, the others elect one.
-            drop(tokio::time::timeout(patience, moved).await);
+            .into_iter()
+            .filter(|(id, _)| *id != me && voters.contains(id));
+        let mut others: Vec<_> = others.map(|(id, matched)| (matched, id)).collect();
+        others.sort_unstable();
+        for (_, id) in others.into_iter().rev() {
+            let id = node_id(id);
+            let endpoint = self.member.peers.endpoint(id);
+            // Whoever stops at the same time may be gone, and would be waited for in vain.
+            match endpoint {
+                Some(endpoint) if !is_refused(endpoint, LOOK_TIMEOUT).await => return Some(id),
+                _ => {}
+            }
         }
+        tracing::info!("no other controller is there to lead the quorum");
+        None
     }
 
     /// Stops taking part.

@@ -80,7 +80,10 @@ impl Running {
     /// Stops in good order.
     pub fn shut_down(mut self) {
         let (node, server) = (self.node.take().unwrap(), self.server.take().unwrap());
-        server.block_on(node.shutdown());
+        server.block_on(async {
+            node.hand_over().await;
+            node.stop().await;
+        });
         server.shutdown_background();
     }
 }
