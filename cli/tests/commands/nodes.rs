@@ -115,10 +115,17 @@ fn an_active_controller_that_stops_goes_once_another_leads() {
     let active = nodes.iter().find(|node| node["id"] == quorum["leader_id"]);
     let active = active.expect("the active controller's node");
     let other = nodes.iter().find(|node| node["id"] != active["id"]);
-    cluster.bootstrap = other.expect("a node")["client"].as_str().unwrap().to_owned();
+    cluster.bootstrap = other.expect("a node")["client"]
+        .as_str()
+        .unwrap()
+        .to_owned();
 
     let pid = active["pid"].as_i64().and_then(|pid| pid.try_into().ok());
-    kill_process(pid.and_then(Pid::from_raw).expect("a process"), Signal::TERM).expect("it runs");
+    kill_process(
+        pid.and_then(Pid::from_raw).expect("a process"),
+        Signal::TERM,
+    )
+    .expect("it runs");
     let log = active["log"].as_str().expect("a path");
     let deadline = Instant::now() + Duration::from_secs(30);
     let told = loop {
