@@ -89,7 +89,10 @@ impl Status {
         Status {
             cluster_id: reply.cluster_id,
             leader_id: leader,
-            last_known_leader_id: reply.leader_id.filter(|_| !is_led),
+            last_known_leader_id: reply
+                .last_known_leader_id
+                .or(reply.leader_id)
+                .filter(|_| !is_led),
             leader_epoch: Some(reply.leader_epoch),
             metadata_offset: reply.high_watermark,
             max_follower_lag_raft_entries: followers
@@ -247,6 +250,19 @@ mod tests {
         let led = Status::new(&led_by(Some(1)), reply());
         assert_eq!((led.leader_id, led.last_known_leader_id), (Some(1), None));
         assert_eq!(led.voters[0].status, "leader");
+    }
+
+    #[test]
+    fn a_controller_that_knows_of_no_majority_leads_nobody() {
+        let reply = DescribeQuorumResponse {
+            last_known_leader_id: Some(1),
+            ..DescribeQuorumResponse::default()
+        };
+        let status = Status::new(&led_by(Some(1)), reply);
+        assert_eq!(
+            (status.leader_id, status.last_known_leader_id),
+            (None, Some(1))
+        );
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub struct ControllerSection {
     /// How often the active controller assures the others that it lives, in milliseconds.
     pub heartbeat_ms: u64,
     /// How long a controller hears nothing before it stands for election: a random time between
-    /// these two, in milliseconds. The first is also how long a lease lasts.
+    /// these two, in milliseconds. The second is also how long a lease lasts.
     pub election_timeout_ms: [u64; 2],
     /// How long a broker that sends nothing, and whose connection is not seen to close, still
     /// counts as alive, in milliseconds.

@@ -86,6 +86,8 @@ pub enum ProposeError {
 pub struct Quorum {
     member: Member,
     handler: RaftHandler,
+    /// How long a leader that no majority answers may decide.
+    lease: Duration,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -151,6 +153,7 @@ impl Quorum {
             &self.member.raft,
             &self.member.peers,
             self.member.store.last_log_id(),
+            self.lease,
         )
     }
 

@@ -118,6 +118,7 @@ impl Quorum {
         Ok(Quorum {
             handler: RaftHandler::new(member.clone()),
             member,
+            lease: config.election_timeout_max,
             tasks: tasks.into(),
         })
     }

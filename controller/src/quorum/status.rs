@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::Fatal;
+use openraft::{RaftMetrics, ServerState};
 use tokio::sync::watch;
 
 use super::QuorumStatus;
 use super::guard::{Guard, Registered};
-use super::types::{Raft, node_id};
+use super::types::{Raft, TypeConfig, node_id};
 use crate::error::FatalError;
 
 /// How often the status is looked at without a change of the consensus.
@@ -73,10 +73,7 @@ impl StatusFollower {
         let membership = written_at.map_or(0, |log_id| log_id.index + 1);
         // A leader that no majority answers must not keep the brokers to itself: others may have
         // elected another long since.
-        let acknowledged = metrics.last_quorum_acked;
-        // A voter alone is its own majority, and asks nobody.
-        let is_alone = metrics.membership_config.voter_ids().count() == 1;
-        let is_followed = is_alone || acknowledged.is_some_and(|at| at.elapsed() < self.patience);
+        let is_followed = is_followed(&metrics, self.patience);
         let leads = metrics.state == ServerState::Leader;
         let is_running = metrics.running_state.is_ok();
         let leader = metrics.current_leader.map(node_id);
@@ -95,4 +92,12 @@ impl StatusFollower {
         self.sender
             .send_if_modified(|current| std::mem::replace(current, status) != status);
     }
+}
+
+/// Whether a majority has answered a leader within this time.
+pub(super) fn is_followed(metrics: &RaftMetrics<TypeConfig>, within: Duration) -> bool {
+    // A voter alone is its own majority, and asks nobody.
+    let is_alone = metrics.membership_config.voter_ids().count() == 1;
+    let acknowledged = metrics.last_quorum_acked;
+    is_alone || acknowledged.is_some_and(|at| at.elapsed() < within)
 }

@@ -1,17 +1,24 @@
 //! The quorum as one controller sees it, for people.
 
+use std::time::Duration;
+
 use openraft::Instant as _;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use ottla_metadata::Endpoint;
 use ottla_model::{DirectoryId, NodeId};
 
 use super::network::Peers;
+use super::status::is_followed;
 use super::types::{LogId, Raft, node_id};
 
 /// The quorum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuorumView {
+    /// Absent, too, where this node leads and no majority has answered it within the lease.
     pub leader: Option<NodeId>,
+    /// Who led last, as far as this node knows.
+    pub last_leader: Option<NodeId>,
     pub term: u64,
     pub voters: Vec<MemberView>,
     pub observers: Vec<MemberView>,
@@ -31,8 +38,11 @@ pub struct MemberView {
     pub last_contact_ms: Option<i64>,
 }
 
-pub(super) fn view(raft: &Raft, peers: &Peers, last: Option<LogId>) -> QuorumView {
+pub(super) fn view(raft: &Raft, peers: &Peers, last: Option<LogId>, lease: Duration) -> QuorumView {
     let metrics = raft.metrics().borrow_watched().clone();
+    // A leader that no majority answers decides nothing once its lease has ended, and another may
+    // lead by then. A follower names the one that it heard of last.
+    let decides = metrics.state != ServerState::Leader || is_followed(&metrics, lease);
     let own_end = last.map_or(0, |last| as_count(last.index + 1));
     let member = |id: &u64, node: &super::types::VoterNode| {
         let is_self = *id == metrics.id;
@@ -66,7 +76,8 @@ pub(super) fn view(raft: &Raft, peers: &Peers, last: Option<LogId>) -> QuorumVie
         known.map(|(id, node)| member(&id, node)).collect()
     };
     QuorumView {
-        leader: metrics.current_leader.map(node_id),
+        leader: metrics.current_leader.filter(|_| decides).map(node_id),
+        last_leader: metrics.current_leader.map(node_id),
         term: metrics.current_term,
         voters: members(membership.voter_ids().collect()),
         observers: members(membership.learner_ids().collect()),

@@ -25,6 +25,7 @@ pub fn serve(handler: &ControllerHandler) -> Result<v1::InspectQuorumResponse, A
         high_watermark: image.offset.0,
         voters: replicas(&view.voters),
         observers: replicas(&view.observers),
+        last_known_leader_id: view.last_leader.map(|leader| leader.0),
     };
     Ok(v1::InspectQuorumResponse {
         quorum: Some(quorum),

@@ -194,6 +194,37 @@ fn the_quorum_can_be_inspected() {
 }
 
 #[test]
+fn a_controller_that_no_majority_answers_does_not_say_that_it_leads() {
+    let mut cluster = Cluster::founded();
+    let active = cluster.wait_active();
+    let lease_ms = cluster.config(active).quorum.election_timeout_max;
+    let lease_ms = i64::try_from(lease_ms.as_millis()).unwrap();
+    for id in cluster.ids() {
+        if id != active {
+            cluster.kill(id);
+        }
+    }
+    wait_for("nobody to lead", || {
+        let mut client = cluster.client(active);
+        let asked = client.inspect_quorum(v1::InspectQuorumRequest {});
+        let answer = cluster.client.block_on(asked).unwrap().into_inner();
+        let quorum = answer.quorum.unwrap();
+        assert_eq!(quorum.last_known_leader_id, Some(active));
+        if quorum.leader_id.is_none() {
+            return Some(());
+        }
+        let others = quorum.voters.iter().filter(|it| it.node_id != active);
+        let silence_ms = others.filter_map(|it| it.last_contact_ms).min();
+        // Both are looked at one after the other.
+        assert!(
+            silence_ms.is_some_and(|ms| ms <= lease_ms + 20),
+            "{quorum:?}"
+        );
+        None
+    });
+}
+
+#[test]
 fn producer_ids_are_given_once_and_only_to_the_registered_process() {
     let cluster = Cluster::founded();
     let active = cluster.wait_active();
