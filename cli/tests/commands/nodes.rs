@@ -137,5 +137,9 @@ fn an_active_controller_that_stops_goes_once_another_leads() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(told.contains("another controller leads now"), "{told}");
-    cluster.ok("quorum status", "");
+    // Once a majority has answered it.
+    while cluster.run("quorum status", "").code != Some(0) {
+        assert!(Instant::now() < deadline, "nobody leads");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
