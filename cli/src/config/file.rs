@@ -168,7 +168,7 @@ pub struct LogSection {
     pub journal_file_bytes: u64,
     /// How many journal bytes are written at most before segments are synced and the journal
     /// recycled; half as many are enough if few files were written. If the disk is too slow for
-    /// that, the journal grows to four times as many, and appends wait. More means rarer syncs and
+    /// that, the journal grows to eight times as many, and appends wait. More means rarer syncs and
     /// a longer recovery.
     pub checkpoint_bytes: u64,
     /// How many bytes of the newest batches stay in memory for consumers and followers.

@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// The most bytes that one group commit takes.
     pub group_bytes_max: usize,
     /// After so many journal bytes at most a checkpoint is made, so that they can be recycled;
-    /// after half of them if few files were written. The journal grows to four times as many and
+    /// after half of them if few files were written. The journal grows to eight times as many and
     /// then waits for a checkpoint.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so many milliseconds with changes.
@@ -57,9 +57,10 @@ pub struct StoreConfig {
 /// The journal bytes for each file to sync that make a checkpoint worth its syncs.
 const CHECKPOINT_BYTES_PER_FILE: u64 = 256 * 1024;
 
-/// So many times what makes a checkpoint due may stand in the journal: one under way, and time for
-/// it to be slow.
-const JOURNAL_CHECKPOINTS_MAX: u64 = 4;
+/// So many times what makes a checkpoint due may stand in the journal: time for one to be slow, and
+/// what gathers meanwhile for the next. That of ten thousand files takes some ten seconds on a disk
+/// that is written to as fast as it goes.
+const JOURNAL_CHECKPOINTS_MAX: u64 = 8;
 
 /// The most files that a journal keeps to go on to.
 const SPARE_FILES_MAX: usize = 16;
