@@ -35,7 +35,7 @@ impl Journal {
     /// Runs until the store closes or fails. Gives the write-ahead log back if it is intact.
     pub fn run(mut self) -> Option<Wal> {
         loop {
-            if self.is_full() {
+            if self.must_wait_for_checkpoint() {
                 // It may have been found so, with nothing on its way that would ring.
                 self.bell.request();
                 self.shared.journal.rest();
@@ -65,9 +65,9 @@ impl Journal {
         }
     }
 
-    /// Whether no more is written before the next checkpoint. What is queued when the store closes
-    /// is little, and no longer waits.
-    fn is_full(&self) -> bool {
+    /// Whether no more is written before the next checkpoint, which is told when it begins. What is
+    /// queued when the store closes is little, and no longer waits.
+    fn must_wait_for_checkpoint(&self) -> bool {
         let trimmed = self.shared.trim_to.load(Ordering::Acquire);
         let since = self.wal.end().0.saturating_sub(trimmed);
         let full = since >= self.shared.config.journal_bytes_max();
