@@ -389,19 +389,38 @@ fn a_journal_that_is_found_at_its_bound_gets_a_checkpoint_by_itself() {
 
 #[test]
 fn a_thread_that_panics_is_a_failure_of_storage() {
-    for path in ["journal", "partitions", "checkpoint.tmp"] {
+    // Each gets the one call that leads its thread there: with two, the second may come when the
+    // failure is known already, and is then refused.
+    let append = |_: &TestStore, log: &PartitionLog| log.append(2, batch(1, 1, 100)).map(|_| ());
+    let checkpoint = |store: &TestStore, _: &PartitionLog| {
+        store.request_checkpoint();
+        Ok(())
+    };
+    type Stimulus<'a> = &'a dyn Fn(&TestStore, &PartitionLog) -> Result<(), LogError>;
+    let cases: [(&str, Stimulus<'_>, &str); 4] = [
+        ("journal", &append, "log-journal"),
+        ("partitions", &append, "log-segments"),
+        ("partitions", &checkpoint, "log-checkpoint"),
+        ("checkpoint.tmp", &checkpoint, "log-checkpoint"),
+    ];
+    for (path, stimulus, expected) in cases {
         let disk = SimDisk::new();
         let (store, log) = begun(&disk);
         disk.observe(Arc::new(move |operation: &Operation, _| {
             let there = operation.path.to_string_lossy().contains(path);
             assert!(!there, "a panic that was planted");
         }));
-        store.request_checkpoint();
-        if path != "checkpoint.tmp" {
-            log.append(2, batch(1, 1, 100)).unwrap();
-        }
+        stimulus(&store, &log).unwrap();
         store.told.wait_for_failure();
         disk.stop_observing();
         check_final(&store, &log);
+        let next = batch(log.log_end().0, 1, 100);
+        let LogError::Failed { cause } = log.append(3, next).unwrap_err() else {
+            panic!("refused for another reason");
+        };
+        assert!(
+            matches!(*cause, LogError::Panicked { thread } if thread == expected),
+            "{cause} instead of {expected}"
+        );
     }
 }
