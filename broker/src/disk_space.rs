@@ -43,15 +43,20 @@ enum Room {
     Enough,
 }
 
+/// How much must be free to take records, where some were refused, or none.
+fn needed(reserve_bytes: u64, refuses: bool) -> u64 {
+    match refuses {
+        false => reserve_bytes,
+        true => reserve_bytes + reserve_bytes / 8,
+    }
+}
+
 impl Room {
     /// A little more is needed before it goes on, and where something did not fit any more, so that
     /// it does not flutter at the edge, nor stand there and refuse what comes without a word. A
     /// writer that already waits for room tells more than the number does: a quota, for example.
     fn of(free_bytes: u64, reserve_bytes: u64, awaited: bool, refuses: bool) -> Room {
-        let needed = match refuses {
-            false => reserve_bytes,
-            true => reserve_bytes + reserve_bytes / 8,
-        };
+        let needed = needed(reserve_bytes, refuses);
         if awaited || free_bytes < reserve_bytes / 2 {
             Room::Exhausted
         } else if free_bytes < needed {
@@ -91,10 +96,17 @@ impl DiskSpace {
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
         let message = format!(
             "the broker's disk is full: {free_bytes} bytes are free, and the last {} are kept in \
-             reserve (log.disk_reserve_bytes); free some space, lower the retention or delete topics",
-            self.reserve_bytes
+             reserve (log.disk_reserve_bytes); it goes on by itself with {} free: trim or delete \
+             topics, or free space otherwise (a shorter retention removes sealed segments alone)",
+            self.reserve_bytes,
+            self.resume_bytes()
         );
         Err(ApiError::new(ErrorCode::DiskFull, message))
+    }
+
+    /// How much must be free for it to go on once producers were refused.
+    fn resume_bytes(&self) -> u64 {
+        needed(self.reserve_bytes, true)
     }
 
     pub fn is_short(&self) -> bool {
@@ -188,6 +200,7 @@ mod tests {
         let refused = space.admit(0).unwrap_err();
         assert_eq!(refused.code, ErrorCode::DiskFull);
         assert!(refused.message.contains("799") && refused.message.contains("disk_reserve_bytes"));
+        assert!(refused.message.contains("with 900 free"), "{refused}");
         space.measured(899, false);
         assert!(space.is_short());
         space.measured(900, false);

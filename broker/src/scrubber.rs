@@ -18,7 +18,7 @@ pub struct ScrubPace {
     pub interval: Duration,
 }
 
-/// Goes over all sealed segments, round after round, until it is told to stop.
+/// Goes over all segments, round after round, until it is told to stop.
 pub fn start(
     store: Arc<LogStore>,
     found: Arc<DamageFound>,

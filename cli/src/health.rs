@@ -199,7 +199,7 @@ fn node_findings(view: &ClusterView, observed: &Observed, findings: &mut Vec<Fin
         FindingKind::FullBrokers,
         &observed.full_brokers,
         "broker",
-        "out of room: less than log.disk_reserve_bytes is free, so writes are refused",
+        "out of room: too little is free beside log.disk_reserve_bytes, so writes are refused",
     );
     let unreachable: BTreeSet<i32> = observed
         .unreachable_brokers

@@ -101,6 +101,14 @@ fn sum_up_once(disk: &dyn Disk, dirs: &Dirs, fold: &mut Fold) -> Result<(), LogE
     recovery::look_at_journal(disk, dirs, fold)
 }
 
+/// In words, that so many batches of a file are damaged.
+pub fn damaged_batches(count: u64, first_at: u64) -> String {
+    match count {
+        1 => format!("the batch at byte {first_at} is damaged"),
+        more => format!("{more} batches are damaged, the first of them at byte {first_at}"),
+    }
+}
+
 struct Verification<'a> {
     disk: &'a dyn Disk,
     dirs: &'a Dirs,
@@ -117,10 +125,11 @@ impl Verification<'_> {
             self.verified.findings.push(Finding { path: dir, what });
             return Ok(());
         }
+        self.verified.partitions += 1;
+        // All that is wanted of a log that is newer than the checkpoint is in the journal.
         let Some(kept) = &log.kept else {
             return Ok(());
         };
-        self.verified.partitions += 1;
         let mut wanted = kept.clone();
         wanted.end = log.keep_end;
         let is_cut = wanted.end < kept.end;
@@ -155,14 +164,21 @@ impl Verification<'_> {
     ) -> Result<Option<String>, LogError> {
         let segment = &log.segments[index];
         let end = log.end_of(index);
-        let mut damaged = 0;
+        let (mut damaged, mut first_at) = (0, 0);
         let mut is_behind = false;
         let dumped = dump_segment(self.disk, path, &mut |batch| {
             is_behind |= batch.position >= segment.bytes
                 || cut_at.is_some_and(|end| batch.header.base_offset >= end);
             let misplacement = log.misplacement(&batch.header, segment.base..end);
             let is_damaged = batch.validity.is_err() || misplacement.is_some();
-            damaged += u64::from(!is_behind && is_damaged);
+            if is_damaged && !is_behind {
+                first_at = if damaged == 0 {
+                    batch.position
+                } else {
+                    first_at
+                };
+                damaged += 1;
+            }
         });
         let summary = match dumped {
             Ok(summary) => summary,
@@ -181,8 +197,7 @@ impl Verification<'_> {
                     summary.bytes, segment.bytes
                 )
             }),
-            1 => Some("1 of its batches is damaged".to_owned()),
-            more => Some(format!("{more} of its batches are damaged")),
+            count => Some(damaged_batches(count, first_at)),
         })
     }
 }

@@ -173,8 +173,8 @@ fn is_segment(path: &Path, summary: &SegmentSummary) -> bool {
 fn verdict(path: &Path, summary: &SegmentSummary) -> String {
     if !is_segment(path, summary) {
         return format!(
-            "this is no segment file (*.log), or a damaged one: its {} do not begin with a record \
-             batch",
+            "this is no segment file (*.log), or a damaged one: its {} do not begin with a whole \
+             record batch",
             counted(summary.trailing_bytes, "byte")
         );
     }
@@ -374,14 +374,20 @@ fn verify_segments(log: &Path) -> anyhow::Result<verify::Verified> {
             if !is_named_segment(&path) {
                 continue;
             }
-            let what = match dump_segment(&RealDisk, &path, &mut |_| {}) {
+            let mut first_at = None;
+            let dumped = dump_segment(&RealDisk, &path, &mut |batch| {
+                if batch.validity.is_err() {
+                    first_at.get_or_insert(batch.position);
+                }
+            });
+            let what = match dumped {
                 Ok(summary) => {
                     seen.segments += 1;
                     seen.bytes += summary.bytes;
-                    if summary.invalid == 0 {
+                    let Some(at) = first_at else {
                         continue;
-                    }
-                    format!("{} damaged", counted(summary.invalid, "batch"))
+                    };
+                    verify::damaged_batches(summary.invalid, at)
                 }
                 Err(_) if !path.exists() => "the file is missing".to_owned(),
                 Err(error) => return Err(error.into()),

@@ -124,7 +124,9 @@ pub fn config_file(manifest: &Manifest, node: &ManifestNode) -> ConfigFile {
     file.log.journal_file_bytes = 32 << 20;
     file.log.checkpoint_bytes = 128 << 20;
     file.log.tail_cache_bytes = 16 << 20;
-    file.log.disk_reserve_bytes = 512 << 20;
+    // They share a file system, too.
+    let journals = manifest.brokers() as u64 * (2 * file.log.journal_file_bytes + (128 << 20));
+    file.log.disk_reserve_bytes = journals.max(512 << 20);
     file
 }
 

@@ -2,6 +2,7 @@
 //! one thread does this for a log at a time, so between two locks nothing else changes the
 //! physical log.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::Path;
 
@@ -23,12 +24,13 @@ struct Run {
 }
 
 impl PartitionLog {
-    /// Writes batches behind the physical end, beginning new segments where the settings say so.
-    /// Returns the offset behind the last batch.
+    /// Writes batches behind the physical end, beginning new segments where the settings say so,
+    /// and where one was `begun` before. Returns the offset behind the last batch.
     pub(crate) fn apply_appends(
         &self,
         appends: &[(Bytes, Vec<BatchMeta>)],
         applied: WalPosition,
+        begun: &BTreeSet<Offset>,
     ) -> Result<Offset, LogError> {
         self.ensure_dir()?;
         let mut active = self.active();
@@ -38,7 +40,10 @@ impl PartitionLog {
             let mut to = 0;
             for meta in metas {
                 let roll = match &active {
-                    Some(active) => self.must_roll(active, meta),
+                    Some(active) => {
+                        let was_rolled = active.bytes > 0 && begun.contains(&meta.base);
+                        was_rolled || self.must_roll(active, meta)
+                    }
                     None => true,
                 };
                 if roll {

@@ -1,4 +1,4 @@
-//! Verifying a log's sealed segments on disk, batch by batch, whether or not anybody reads them.
+//! Verifying a log's segments on disk, batch by batch, whether or not anybody reads them.
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,68 +15,69 @@ use crate::segment::{check_batch, log_path};
 /// How much is read at a time. A multiple of any disk's block.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// A sealed segment as it was when the log was looked at.
+/// What a segment held when the log was looked at. It stays as it is: more may come behind it, and
+/// a segment that is cut counts as another one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sealed {
+pub(crate) struct Written {
     serial: u64,
     base: Offset,
     bytes: u64,
-    /// Where the next segment begins.
+    /// Where the next segment begins, or the last batch ends.
     end: Offset,
 }
 
 impl PartitionLog {
-    pub(crate) fn sealed(&self) -> Vec<Sealed> {
+    pub(crate) fn written(&self) -> Vec<Written> {
         let state = self.lock();
-        let segments = &state.physical.segments;
-        let pairs = segments.iter().zip(segments.iter().skip(1));
-        let sealed = pairs.map(|(segment, next)| Sealed {
+        let physical = &state.physical;
+        let segments = physical.segments.iter().enumerate();
+        let written = segments.map(|(index, segment)| Written {
             serial: segment.serial,
             base: segment.base,
             bytes: segment.bytes,
-            end: next.base,
+            end: physical.end_of(index),
         });
-        sealed.collect()
+        written.collect()
     }
 
     /// Verifies one segment as the disk has it; returns what is wrong with it, if anything. `pace`
     /// is told the bytes of each read and says whether to go on. Blocks.
     pub(crate) fn scrub(
         &self,
-        sealed: &Sealed,
+        written: &Written,
         pace: &mut dyn FnMut(usize) -> bool,
     ) -> Option<String> {
-        let path = log_path(&self.dir, sealed.base);
-        let error = self.verify_sealed(sealed, &path, pace).err()?;
+        let path = log_path(&self.dir, written.base);
+        let error = self.verify_written(written, &path, pace).err()?;
         if !error.is_damage() {
             tracing::warn!(path = %path.display(), %error, "a segment could not be verified");
             return None;
         }
         // A segment that was deleted or replaced meanwhile is no news.
         let state = self.lock();
-        let still = |segment: &crate::segment::Segment| segment.serial == sealed.serial;
+        let still = |segment: &crate::segment::Segment| segment.serial == written.serial;
         let current = !state.gone && state.physical.segments.iter().any(still);
         current.then(|| error.to_string())
     }
 
-    fn verify_sealed(
+    fn verify_written(
         &self,
-        sealed: &Sealed,
+        written: &Written,
         path: &Path,
         pace: &mut dyn FnMut(usize) -> bool,
     ) -> Result<(), ReadError> {
         let file = self.shared.disk.open(path, OpenMode::PastCache);
         let file = file.or_read("open", path)?;
         let mut reader = BlockReader::new(file, path);
-        let (mut at, mut next) = (0, sealed.base);
-        while at < sealed.bytes {
+        let (mut at, mut next) = (0, written.base);
+        while at < written.bytes {
             if !reader.fill(HEADER_BYTES, pace)? {
                 return Ok(());
             }
             let Some(header) = BatchHeader::decode(reader.bytes()) else {
                 return Err(ReadError::damaged(path, at, "no header of a batch"));
             };
-            if header.size < HEADER_BYTES || at + header.size as u64 > sealed.bytes {
+            if header.size < HEADER_BYTES || at + header.size as u64 > written.bytes {
                 let what = format!("a batch of {} bytes", header.size);
                 return Err(ReadError::damaged(path, at, what));
             }
@@ -87,7 +88,7 @@ impl PartitionLog {
                 return Err(ReadError::damaged(path, at, "the file ends within a batch"));
             };
             check_batch(path, at, batch)?;
-            self.check_place(path, at, &header, next..sealed.end)?;
+            self.check_place(path, at, &header, next..written.end)?;
             next = header.next_offset();
             at += header.size as u64;
             reader.consume(header.size);

@@ -2,6 +2,7 @@
 //! checkpoint vouches for are cut, and the journal's batches are written over them. What the
 //! checkpoint vouches for must be there; if it is not, the log is damaged.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,6 +72,10 @@ pub(super) fn rebuild(
         return Err(Rebuild::Damaged(damage));
     }
     let dir = shared.dirs.of(id);
+    let begun = match folded.changed {
+        true => begun_segments(shared, &dir)?,
+        false => BTreeSet::new(),
+    };
     let mut physical = match folded.kept {
         None => {
             shared.discard(&dir)?;
@@ -87,7 +92,7 @@ pub(super) fn rebuild(
             physical.cleaned_to = physical.cleaned_to.min(folded.keep_end);
             physical.segments = kept_segments(shared, &dir, &physical, folded.log_start, is_cut)?;
             if folded.changed {
-                discard_unknown(shared, &dir, &physical)?;
+                discard_unknown(shared, &dir, &begun, &physical)?;
                 // The active segment's index may have been written for batches that were then cut.
                 if is_cut && let Some(active) = physical.segments.last_mut() {
                     active.indexed_bytes = 0;
@@ -112,7 +117,7 @@ pub(super) fn rebuild(
     let saved_to = folded.cut_to.unwrap_or(folded.log_end).min(folded.log_end);
     log.find_saved_producers(saved_from, saved_to)?;
     if !folded.appends.is_empty() {
-        log.apply_appends(&folded.appends, folded.applied)?;
+        log.apply_appends(&folded.appends, folded.applied, &begun)?;
     }
     log.apply_log_start(folded.log_start, folded.applied)?;
     let mut state = log.lock();
@@ -345,20 +350,30 @@ fn discard_indexes(shared: &Shared, dir: &Path, base: Offset) -> Result<(), LogE
     shared.discard(&time_index_path(dir, base))
 }
 
+/// The segments that have files. The log's settings are not known yet, so those that were begun
+/// after the checkpoint begin again where they did before; otherwise all that the journal has would
+/// go into one, which neither retention nor compaction could touch before it is sealed.
+fn begun_segments(shared: &Shared, dir: &Path) -> Result<BTreeSet<Offset>, LogError> {
+    match shared.disk.list(dir).or_log("list", dir) {
+        Ok(entries) => Ok(entries
+            .iter()
+            .filter_map(|entry| base_of(&dir.join(&entry.name)))
+            .collect()),
+        Err(error) if error.is_not_found() => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes segments that were begun after the checkpoint: the journal has their batches.
-fn discard_unknown(shared: &Shared, dir: &Path, physical: &Physical) -> Result<(), LogError> {
-    let entries = match shared.disk.list(dir).or_log("list", dir) {
-        Ok(entries) => entries,
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let path = dir.join(&entry.name);
-        let Some(base) = base_of(&path) else {
-            continue;
-        };
-        if physical.segments.iter().all(|s| s.base != base) {
-            discard_segment(shared, dir, base)?;
+fn discard_unknown(
+    shared: &Shared,
+    dir: &Path,
+    begun: &BTreeSet<Offset>,
+    physical: &Physical,
+) -> Result<(), LogError> {
+    for base in begun {
+        if physical.segments.iter().all(|s| s.base != *base) {
+            discard_segment(shared, dir, *base)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The lane: a thread that carries what the journal has made durable over to the segments, through
 //! the page cache, and then lets go of the oldest batches in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -106,7 +106,7 @@ impl Lane {
         applied: WalPosition,
     ) -> Result<(), LogError> {
         if !appends.is_empty() {
-            let end = self.noted(log.apply_appends(appends, applied))?;
+            let end = self.noted(log.apply_appends(appends, applied, &BTreeSet::new()))?;
             appends.clear();
             self.oldest.push_back((log.clone(), end));
         }

@@ -200,7 +200,7 @@ impl LogStore {
         outcome.wait()
     }
 
-    /// Verifies every sealed segment on disk once, whether or not anybody reads it, and names
+    /// Verifies what every segment holds on disk once, whether or not anybody reads it, and names
     /// damaged logs to `found`. `pace` is told the bytes of each read; it may wait, and false ends
     /// the round. What is read does not displace what the operating system has in memory. Blocks.
     pub fn scrub(
@@ -211,8 +211,8 @@ impl LogStore {
         let mut going = true;
         for id in self.ids() {
             let Some(log) = self.get(id) else { continue };
-            for sealed in log.sealed() {
-                if let Some(what) = log.scrub(&sealed, &mut |bytes| {
+            for written in log.written() {
+                if let Some(what) = log.scrub(&written, &mut |bytes| {
                     going = pace(bytes);
                     going
                 }) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::node::{Ended, Node, config, free_port, refused_server};
 
 /// How long a server may take to refuse on an idle machine.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// And how many times that which a busy machine takes to start the program at all.
 const BUSY: u32 = 30;

@@ -420,3 +420,45 @@ fn epochs_begin_with_their_first_batch_and_go_with_it() {
         }
     }
 }
+
+#[test]
+fn segments_that_were_begun_since_the_checkpoint_are_there_again_after_a_kill() {
+    let small = LogSettings {
+        segment_bytes: 1024,
+        ..settings()
+    };
+    let bases = |disk: &SimDisk| -> Vec<String> {
+        let dir = Path::new(DIR).join("partitions").join(id(1).to_string());
+        let entries = disk.list(&dir).unwrap();
+        let names = entries.into_iter().map(|entry| entry.name);
+        let mut names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+        names.retain(|name| name.ends_with(".log"));
+        names.sort();
+        names
+    };
+    for is_checkpointed in [false, true] {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        let log = store.get_or_create(id(1), small).unwrap();
+        for base in 0..20 {
+            log.append(base as u64 + 1, batch(base, 1, 400)).unwrap();
+            if is_checkpointed && base == 6 {
+                wait_until_on_disk(&log);
+                wait_for_checkpoint(&store);
+            }
+        }
+        assert!(store.told.wait_for(id(1), 20));
+        wait_until_on_disk(&log);
+        let before = bases(&disk);
+        assert_eq!(before.len(), 10);
+        // Killed, the process leaves its files as they are.
+        let left = disk.fork();
+        let store = open(&left);
+        assert_eq!(bases(&left), before);
+        let log = store.get(id(1)).unwrap();
+        assert_eq!(read_all(&log).unwrap().len(), 20);
+        crash(&left, store);
+        let log = open(&left).get(id(1)).unwrap();
+        assert_eq!(read_all(&log).unwrap().len(), 20);
+    }
+}

@@ -393,6 +393,32 @@ fn scrubbing_finds_any_changed_byte_of_a_sealed_segment() {
     assert_eq!(scrub(&store).len(), 1);
 }
 
+/// By default, a topic of less than a gigabyte has no other segment.
+#[test]
+fn scrubbing_finds_damage_in_the_segment_that_is_written_to() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let log = store.get_or_create(id(1), settings()).unwrap();
+    for base in 0..3 {
+        log.append(base as u64 + 1, batch(base, 1, 300)).unwrap();
+    }
+    assert!(store.told.wait_for(id(1), 3));
+    wait_until_on_disk(&log);
+    assert_eq!(scrub(&store), []);
+    let [active] = &segment_files(&disk)[..] else {
+        panic!("more than one segment");
+    };
+    flip(&disk, active, 100);
+    assert_eq!(scrub(&store).len(), 1);
+    flip(&disk, active, 100);
+    // What is cut is no damage, and neither is what comes in its place.
+    log.truncate(Offset(1)).unwrap();
+    log.append(10, batch(1, 1, 200)).unwrap();
+    assert!(store.told.wait_for(id(1), 10));
+    wait_until_on_disk(&log);
+    assert_eq!(scrub(&store), []);
+}
+
 /// A log of 40 batches, one in five of a new leader epoch, whose first segment is sealed and holds
 /// several epochs.
 fn with_epochs(disk: &SimDisk) -> (TestStore, Arc<PartitionLog>) {

@@ -76,7 +76,7 @@ fn what_is_wanted_is_missed_or_found_damaged() {
     let damaged = found(&disk);
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     assert_eq!(damaged[0].path, *flipped);
-    assert_eq!(damaged[0].what, "1 of its batches is damaged");
+    assert_eq!(damaged[0].what, "the batch at byte 0 is damaged");
     disk.unlink(flipped).unwrap();
     let missing = found(&disk);
     assert_eq!(missing.len(), 1, "{missing:?}");
@@ -108,6 +108,18 @@ fn a_batch_with_a_wrong_offset_or_epoch_is_damage() {
     // A dump knows the file alone, in which what comes next lies too low.
     disk.flip_bit(&path, 0).unwrap();
     assert!(dump_segment(&disk, &path, &mut |_| {}).unwrap().invalid > 0);
+}
+
+/// Once, a running broker's partition that was refilled since the last checkpoint was not told of.
+#[test]
+fn a_log_that_is_newer_than_the_checkpoint_counts() {
+    let disk = SimDisk::new();
+    let store = checkpointed(&disk);
+    let log = store.get_or_create(id(2), settings()).unwrap();
+    log.append(1, batch(0, 1, 300)).unwrap();
+    assert!(store.told.wait_for(id(2), 1));
+    let seen = verify_dir(&disk, Path::new(DIR)).unwrap();
+    assert_eq!((seen.partitions, seen.findings), (2, Vec::new()));
 }
 
 /// A crash may leave anything behind what was synced; the journal has what belongs there.
