@@ -99,14 +99,9 @@ impl DiskSpace {
              reserve (log.disk_reserve_bytes); it goes on by itself with {} free: trim or delete \
              topics, or free space otherwise (a shorter retention removes sealed segments alone)",
             self.reserve_bytes,
-            self.resume_bytes()
+            needed(self.reserve_bytes, true)
         );
         Err(ApiError::new(ErrorCode::DiskFull, message))
-    }
-
-    /// How much must be free for it to go on once producers were refused.
-    fn resume_bytes(&self) -> u64 {
-        needed(self.reserve_bytes, true)
     }
 
     pub fn is_short(&self) -> bool {

@@ -164,7 +164,7 @@ impl Verification<'_> {
     ) -> Result<Option<String>, LogError> {
         let segment = &log.segments[index];
         let end = log.end_of(index);
-        let (mut damaged, mut first_at) = (0, 0);
+        let (mut damaged, mut first_at) = (0, None);
         let mut is_behind = false;
         let dumped = dump_segment(self.disk, path, &mut |batch| {
             is_behind |= batch.position >= segment.bytes
@@ -172,11 +172,7 @@ impl Verification<'_> {
             let misplacement = log.misplacement(&batch.header, segment.base..end);
             let is_damaged = batch.validity.is_err() || misplacement.is_some();
             if is_damaged && !is_behind {
-                first_at = if damaged == 0 {
-                    batch.position
-                } else {
-                    first_at
-                };
+                first_at.get_or_insert(batch.position);
                 damaged += 1;
             }
         });
@@ -190,14 +186,14 @@ impl Verification<'_> {
         self.verified.segments += 1;
         self.verified.bytes += summary.bytes;
         let is_short = self.knows_all && cut_at.is_none() && summary.bytes < segment.bytes;
-        Ok(match damaged {
-            0 => is_short.then(|| {
+        Ok(match first_at {
+            None => is_short.then(|| {
                 format!(
                     "its whole batches end at byte {}, but {} bytes were synced",
                     summary.bytes, segment.bytes
                 )
             }),
-            count => Some(damaged_batches(count, first_at)),
+            Some(at) => Some(damaged_batches(damaged, at)),
         })
     }
 }
