@@ -32,6 +32,8 @@ pub(crate) struct Folded {
     pub applied: WalPosition,
     /// Whether the journal says anything that the checkpoint does not contain.
     pub changed: bool,
+    /// The files may still hold what the log held before it was cut or began anew.
+    pub has_past: bool,
     /// The log was set aside, and is kept at this path below the store's directory.
     pub set_aside: Option<String>,
     /// The journal contradicts itself or the checkpoint.
@@ -50,6 +52,7 @@ impl Folded {
             swaps: Vec::new(),
             applied,
             changed: true,
+            has_past: false,
             set_aside: None,
             damage: None,
         }
@@ -66,6 +69,7 @@ impl Folded {
             appends: Vec::new(),
             swaps: Vec::new(),
             changed: false,
+            has_past: false,
             set_aside: None,
             damage: None,
         }
@@ -109,6 +113,7 @@ impl Folded {
     }
 
     fn truncate(&mut self, to: Offset) {
+        self.has_past = true;
         self.keep_end = self.keep_end.min(to);
         self.cut_to = Some(self.cut_to.map_or(to, |cut| cut.min(to)));
         self.log_end = self.log_end.min(to);
@@ -149,6 +154,7 @@ impl Folded {
     /// Everything before is forgotten, damage too.
     fn restart(&mut self, at: Offset) {
         *self = Folded::empty(at, self.applied);
+        self.has_past = true;
     }
 }
 
@@ -185,7 +191,8 @@ impl Fold {
             return;
         }
         if entry == Entry::Create {
-            let folded = Folded::empty(Offset::ZERO, behind);
+            let mut folded = Folded::empty(Offset::ZERO, behind);
+            folded.has_past = self.ended.iter().any(|(ended, _)| *ended == id);
             self.logs.entry(id).or_insert(folded);
             return;
         }

@@ -2,6 +2,7 @@
 //! each log brought to what they say, several at a time.
 
 mod fold;
+mod journal_end;
 mod rebuild;
 
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
     check_reach(&shared.dirs, position, journal_start..wal.end())?;
     shared.trim_to.store(position.0, Ordering::Release);
+    journal_end::check(&*shared.disk, &shared.dirs, &fold.logs)?;
     for (id, folded) in std::mem::take(&mut fold.ended) {
         end_log(shared, id, folded)?;
     }

@@ -296,6 +296,55 @@ fn without_its_journal_the_store_counts_as_lost() {
     check_lost_whole(&disk, config());
 }
 
+/// The last bytes that were written to the journal are gone, as they are after a torn write.
+fn lose_end_of_journal(disk: &SimDisk, bytes: usize) {
+    let journal = Path::new(DIR).join("journal");
+    let files = disk.list(&journal).unwrap();
+    let last = files.into_iter().filter_map(|entry| {
+        let path = journal.join(entry.name);
+        let file = disk.open(&path, OpenMode::Existing).unwrap();
+        let mut all = vec![0; file.size().unwrap() as usize];
+        file.read_at(&mut all, 0).unwrap();
+        let end = all.iter().rposition(|byte| *byte != 0)? + 1;
+        (all.len() >= 64 * 1024).then_some((path, end))
+    });
+    let (path, end) = last.max().unwrap();
+    let file = disk.open(&path, OpenMode::Existing).unwrap();
+    let from = end.saturating_sub(bytes) as u64;
+    file.write_at(&[IoSlice::new(&vec![0; bytes])], from)
+        .unwrap();
+    file.sync_data().unwrap();
+}
+
+/// A replica that led alone once took a journal without its end for a torn write, led again, and had
+/// two whole replicas cut to what it was left with.
+#[test]
+fn segments_that_go_on_behind_the_journal_tell_that_it_lost_its_end() {
+    for (count, is_checkpointed, lost) in [
+        (1, false, 20),
+        (9, false, 20),
+        (9, false, 2000),
+        (9, true, 20),
+    ] {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        let log = store.get_or_create(id(1), settings()).unwrap();
+        for base in 0..count {
+            if is_checkpointed && base == count - 1 {
+                wait_until_on_disk(&log);
+                wait_for_checkpoint(&store);
+            }
+            log.append(base as u64 + 1, batch(base, 1, 900)).unwrap();
+            assert!(store.told.wait_for(id(1), base as u64 + 1));
+        }
+        wait_until_on_disk(&log);
+        let killed = disk.fork();
+        assert!(open(&killed.fork()).damage().is_empty());
+        lose_end_of_journal(&killed, lost);
+        check_lost_whole(&killed, config());
+    }
+}
+
 #[test]
 fn a_store_that_is_gone_from_a_directory_in_use_counts_as_lost() {
     let disk = prepared();

@@ -1,0 +1,100 @@
+//! Whether the journal still has its end. A write that a crash tore and damage to the last writes
+//! look the same in it; but the segments are written only from what was durable in it. Batches in
+//! them that go on where it ends were in it once, so it lost them, and with them, it may be,
+//! what this broker alone has acknowledged of other logs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ottla_model::batch::{BatchHeader, HEADER_BYTES, validate_stored_batch};
+use ottla_model::{Offset, TopicIdPartition};
+
+use super::fold::Folded;
+use crate::disk::{Disk, OpenMode};
+use crate::error::{IoContext as _, LogError};
+use crate::segment::{base_of, log_path};
+use crate::shared::Dirs;
+
+/// The largest batch that is looked at.
+const BATCH_BYTES_MAX: usize = ottla_model::limits::BATCH_BYTES_MAX + HEADER_BYTES;
+
+/// Looks for batches that the journal has lost. Changes nothing.
+///
+/// # Errors
+/// [`LogError::Corrupt`] if there are any.
+pub(super) fn check(
+    disk: &dyn Disk,
+    dirs: &Dirs,
+    logs: &BTreeMap<TopicIdPartition, Folded>,
+) -> Result<(), LogError> {
+    for (id, log) in logs {
+        // Without a change, the checkpoint may be as old as the log's last append, or older by what
+        // the journal has lost: both are looked at. Behind a cut, bytes may be of an earlier life.
+        if log.has_past || log.damage.is_some() {
+            continue;
+        }
+        if let Some((path, at)) = find_lost(disk, &dirs.of(*id), log)? {
+            let what = format!(
+                "it has lost its end: a batch of {id} at byte {at} of {}, which it brought there, \
+                 is not in it",
+                path.display()
+            );
+            return Err(LogError::corrupt(&dirs.journal, 0, what));
+        }
+    }
+    Ok(())
+}
+
+/// A batch behind the log's end, and where it stands.
+fn find_lost(
+    disk: &dyn Disk,
+    dir: &Path,
+    log: &Folded,
+) -> Result<Option<(std::path::PathBuf, u64)>, LogError> {
+    let entries = match disk.list(dir).or_log("list", dir) {
+        Ok(entries) => entries,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let bases = entries
+        .iter()
+        .filter_map(|entry| base_of(&dir.join(&entry.name)));
+    let Some(last) = bases.max() else {
+        return Ok(None);
+    };
+    let path = log_path(dir, last);
+    let at = explained_bytes(log, last);
+    let file = match disk.open(&path, OpenMode::Existing).or_log("open", &path) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.size().or_log("measure", &path)? <= at {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER_BYTES];
+    let read = file.read_at(&mut header, at).or_log("read", &path)?;
+    let Some(header) = BatchHeader::decode(&header[..read]) else {
+        return Ok(None);
+    };
+    if header.size > BATCH_BYTES_MAX || header.base_offset < log.log_end {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; header.size];
+    let read = file.read_at(&mut bytes, at).or_log("read", &path)?;
+    let is_whole = read == bytes.len() && validate_stored_batch(&bytes).is_ok();
+    Ok(is_whole.then_some((path, at)))
+}
+
+/// How many bytes the checkpoint and the journal have for the last segment, which begins at `base`.
+fn explained_bytes(log: &Folded, base: Offset) -> u64 {
+    let kept = log.kept.as_ref().and_then(|kept| {
+        let segment = kept.segments.last()?;
+        (segment.base == base).then_some(segment.bytes)
+    });
+    let appended = log.appends.iter().flat_map(|(_, metas)| metas);
+    let appended = appended
+        .filter(|meta| meta.base >= base)
+        .map(|meta| meta.size as u64);
+    kept.unwrap_or(0) + appended.sum::<u64>()
+}
