@@ -4,10 +4,11 @@
 //! what this broker alone has acknowledged of other logs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ottla_model::batch::{BatchHeader, HEADER_BYTES, validate_stored_batch};
 use ottla_model::{Offset, TopicIdPartition};
+use parking_lot::Mutex;
 
 use super::fold::Folded;
 use crate::disk::{Disk, OpenMode};
@@ -18,7 +19,7 @@ use crate::shared::Dirs;
 /// The largest batch that is looked at.
 const BATCH_BYTES_MAX: usize = ottla_model::limits::BATCH_BYTES_MAX + HEADER_BYTES;
 
-/// Looks for batches that the journal has lost. Changes nothing.
+/// Looks for batches that the journal has lost, on several threads. Changes nothing.
 ///
 /// # Errors
 /// [`LogError::Corrupt`] if there are any.
@@ -26,23 +27,48 @@ pub(super) fn check(
     disk: &dyn Disk,
     dirs: &Dirs,
     logs: &BTreeMap<TopicIdPartition, Folded>,
+    threads: usize,
 ) -> Result<(), LogError> {
-    for (id, log) in logs {
-        // Without a change, the checkpoint may be as old as the log's last append, or older by what
-        // the journal has lost: both are looked at. Behind a cut, bytes may be of an earlier life.
-        if log.has_past || log.damage.is_some() {
-            continue;
+    let work = Mutex::new(logs.iter());
+    let ended = Mutex::new(Ok(()));
+    let run = || {
+        while ended.lock().is_ok() {
+            let Some((id, log)) = work.lock().next() else {
+                return;
+            };
+            if let Err(error) = check_log(disk, dirs, *id, log) {
+                *ended.lock() = Err(error);
+            }
         }
-        if let Some((path, at)) = find_lost(disk, &dirs.of(*id), log)? {
-            let what = format!(
-                "it has lost its end: a batch of {id} at byte {at} of {}, which it brought there, \
-                 is not in it",
-                path.display()
-            );
-            return Err(LogError::corrupt(&dirs.journal, 0, what));
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, logs.len().max(1)) {
+            scope.spawn(run);
         }
+        run();
+    });
+    ended.into_inner()
+}
+
+/// A log of which the journal says nothing is looked at as well: it may have lost all of it.
+fn check_log(
+    disk: &dyn Disk,
+    dirs: &Dirs,
+    id: TopicIdPartition,
+    log: &Folded,
+) -> Result<(), LogError> {
+    // Behind a cut, bytes may be of an earlier life.
+    if log.has_past || log.damage.is_some() {
+        return Ok(());
     }
-    Ok(())
+    let Some((path, at)) = find_lost(disk, &dirs.of(id), log)? else {
+        return Ok(());
+    };
+    let what = format!(
+        "it has lost its end: a batch of {id} that it brought to byte {at} of {} is not in it",
+        path.display()
+    );
+    Err(LogError::corrupt(&dirs.journal, 0, what))
 }
 
 /// A batch behind the log's end, and where it stands.
@@ -50,7 +76,7 @@ fn find_lost(
     disk: &dyn Disk,
     dir: &Path,
     log: &Folded,
-) -> Result<Option<(std::path::PathBuf, u64)>, LogError> {
+) -> Result<Option<(PathBuf, u64)>, LogError> {
     let entries = match disk.list(dir).or_log("list", dir) {
         Ok(entries) => entries,
         Err(error) if error.is_not_found() => return Ok(None),

@@ -82,7 +82,8 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
     check_reach(&shared.dirs, position, journal_start..wal.end())?;
     shared.trim_to.store(position.0, Ordering::Release);
-    journal_end::check(&*shared.disk, &shared.dirs, &fold.logs)?;
+    let threads = shared.config.recovery_threads;
+    journal_end::check(&*shared.disk, &shared.dirs, &fold.logs, threads)?;
     for (id, folded) in std::mem::take(&mut fold.ended) {
         end_log(shared, id, folded)?;
     }
