@@ -316,8 +316,8 @@ fn lose_end_of_journal(disk: &SimDisk, bytes: usize) {
     file.sync_data().unwrap();
 }
 
-/// A replica that led alone once took a journal without its end for a torn write, led again, and had
-/// two whole replicas cut to what it was left with.
+/// A replica that led alone once took a journal without its end for a torn write, led again, and
+/// had two whole replicas cut to what it was left with.
 #[test]
 fn segments_that_go_on_behind_the_journal_tell_that_it_lost_its_end() {
     for (count, is_checkpointed, lost) in [
