@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ottla_broker_core::partition::{Assignment, Input, LogState, Partition, PartitionSetup, Role};
-use ottla_log::{CompactionSettings, LogError, LogSettings, LogStore};
+use ottla_log::{CompactionSettings, LogError, LogSettings, LogStore, PartitionLog};
 use ottla_metadata::{MetadataImage, PartitionImage, TopicImage};
 use ottla_model::config::TopicConfig;
-use ottla_model::{IncarnationId, NodeId, Offset, TopicIdPartition};
+use ottla_model::{IncarnationId, NodeId, Offset, TopicId, TopicIdPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::BrokerConfig;
@@ -90,6 +90,7 @@ impl ReplicaManager {
                 for topic in delta.deleted_topics().keys() {
                     self.remove_topic(*topic);
                 }
+                self.remove_logs_of(delta.short_lived_topics());
                 let mut ids: BTreeSet<_> = delta.changed_partitions().clone();
                 for topic in delta.changed_topics() {
                     ids.extend(self.local_partitions_of(*topic));
@@ -128,12 +129,17 @@ impl ReplicaManager {
         }
     }
 
-    /// Sets aside the logs on disk that the metadata does not place here. Only called with an
-    /// image that is at least as new as this run's registration.
+    /// Sets aside the logs on disk that the metadata does not place here; those without a record
+    /// are deleted. Only called with an image that is at least as new as this run's registration.
     pub fn set_strays_aside(&self, image: &MetadataImage) {
         let _one_at_a_time = self.applied.lock();
         for id in self.store.ids() {
             if self.is_placed_here(image, id) || self.get(id).is_some() {
+                continue;
+            }
+            let holds_none = |log: &Arc<PartitionLog>| log.log_start() == log.log_end();
+            if self.store.get(id).as_ref().is_some_and(holds_none) {
+                self.remove(id);
                 continue;
             }
             match self.store.set_aside(id) {
@@ -152,7 +158,7 @@ impl ReplicaManager {
             .is_some_and(|partition| partition.replicas.contains(&self.node_id))
     }
 
-    fn local_partitions_of(&self, topic: ottla_model::TopicId) -> Vec<TopicIdPartition> {
+    fn local_partitions_of(&self, topic: TopicId) -> Vec<TopicIdPartition> {
         self.replicas
             .read()
             .keys()
@@ -161,8 +167,19 @@ impl ReplicaManager {
             .collect()
     }
 
-    fn remove_topic(&self, topic: ottla_model::TopicId) {
+    fn remove_topic(&self, topic: TopicId) {
         for id in self.local_partitions_of(topic) {
+            self.remove(id);
+        }
+    }
+
+    /// Removes logs of topics that this run never had replicas of.
+    fn remove_logs_of(&self, topics: &BTreeSet<TopicId>) {
+        if topics.is_empty() {
+            return;
+        }
+        let ids = self.store.ids();
+        for id in ids.into_iter().filter(|id| topics.contains(&id.topic)) {
             self.remove(id);
         }
     }
@@ -305,7 +322,8 @@ impl ReplicaManager {
             let bound: Offset = replica.high_watermark();
             match replica.log.retained_from(now, bound) {
                 Ok(Some(from)) => replica.step(Input::Retain { from }),
-                Ok(None) => {}
+                // A deletion was quicker.
+                Ok(None) | Err(LogError::Gone { .. }) => {}
                 Err(error) => {
                     tracing::error!(partition = %replica.id, %error, "retention failed");
                 }

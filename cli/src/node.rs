@@ -80,7 +80,7 @@ struct Port {
 impl Node {
     /// Starts a node; it is reachable once this returns, though it may still be recovering.
     pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-        let files = files::divide_open_files(config.limits.connections);
+        let files = files::divide_open_files(config.limits.connections).map_err(NodeError)?;
         let lock = patiently(|| DirectoryLock::take(&config.data_dir))
             .await
             .map_err(NodeError)?;

@@ -1,11 +1,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ottla_log::{Flushed, SimDisk, StoreConfig};
+use ottla_log::{Disk as _, Flushed, SimDisk, StoreConfig};
 use ottla_metadata::{
     BrokerRegistered, Endpoint, MetadataDelta, MetadataRecord, PartitionCreated, TopicCreated,
     TopicDeleted,
 };
+use ottla_model::batch::{BatchBuilder, NewRecord};
+use ottla_model::compression::Compression;
 use ottla_model::{DirectoryId, PartitionIndex, TopicId, TopicName};
 use ottla_shell::Clock;
 use tokio::runtime::Handle;
@@ -23,10 +25,14 @@ const TOPIC: TopicId = TopicId::from_bytes([5; 16]);
 const ID: TopicIdPartition = TopicIdPartition::new(TOPIC, PartitionIndex(0));
 
 fn manager(dir: &Path) -> ReplicaManager {
-    manager_with(dir, |_| {})
+    manager_with(dir, Arc::default(), |_| {})
 }
 
-fn manager_with(dir: &Path, adapt: impl FnOnce(&mut BrokerConfig)) -> ReplicaManager {
+fn manager_with(
+    dir: &Path,
+    disk: Arc<SimDisk>,
+    adapt: impl FnOnce(&mut BrokerConfig),
+) -> ReplicaManager {
     let identity = BrokerIdentity::open(dir, NodeId(1), 7).expect("an identity");
     let nowhere = "127.0.0.1:1".parse().expect("an address");
     let context = ReplicaContext {
@@ -38,7 +44,7 @@ fn manager_with(dir: &Path, adapt: impl FnOnce(&mut BrokerConfig)) -> ReplicaMan
         fatal: Arc::new(|why| panic!("the broker ends: {why}")),
     };
     let store = LogStore::open(
-        Arc::new(SimDisk::new()),
+        disk,
         Path::new("/log"),
         StoreConfig::default(),
         Arc::new(|_: &[Flushed]| {}),
@@ -112,12 +118,48 @@ async fn what_is_applied_again_is_what_was_applied_last() {
     assert_eq!(manager.store.ids(), vec![]);
 }
 
+/// A broker that is killed knows its logs, but its copy of the metadata may be seconds older.
+#[tokio::test]
+async fn the_log_of_a_topic_that_came_and_went_is_deleted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let manager = manager(dir.path());
+    let settings = log_settings(&TopicConfig::default());
+    manager.store.get_or_create(ID, settings).expect("a log");
+    let mut records = created(&[1]);
+    records.push(TopicDeleted { topic: TOPIC }.into());
+    manager.apply(&change(&Arc::default(), &records));
+    assert_eq!(manager.store.ids(), vec![]);
+}
+
+#[tokio::test]
+async fn a_stray_log_is_kept_only_if_it_holds_records() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk: Arc<SimDisk> = Arc::default();
+    let manager = manager_with(dir.path(), Arc::clone(&disk), |_| {});
+    let settings = log_settings(&TopicConfig::default());
+    let with_records = TopicIdPartition::new(TOPIC, PartitionIndex(1));
+    for id in [ID, with_records] {
+        manager.store.get_or_create(id, settings).expect("a log");
+    }
+    let log = manager.store.get(with_records).expect("a log");
+    let mut batch = BatchBuilder::new(Compression::None);
+    batch.push(&NewRecord::default()).expect("a record");
+    let batch = batch.build().expect("a batch");
+    log.append(1, batch).expect("an append");
+    manager.set_strays_aside(&MetadataImage::default());
+    assert_eq!(manager.store.ids(), vec![]);
+    let kept = disk.list(Path::new("/log/stray")).expect("a directory");
+    assert_eq!(kept.len(), 1);
+}
+
 /// No replica is looked at that did not ask for it.
 #[tokio::test]
 async fn a_follower_that_never_comes_is_noticed_by_the_tick_that_its_leader_asked_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let lag_max = Duration::from_millis(20);
-    let manager = manager_with(dir.path(), |config| config.replica_lag_time_max = lag_max);
+    let manager = manager_with(dir.path(), Arc::default(), |config| {
+        config.replica_lag_time_max = lag_max;
+    });
     manager.apply(&change(&Arc::default(), &created(&[1, 2])));
     let deadline = Instant::now() + Duration::from_secs(20);
     let asked = loop {

@@ -18,6 +18,9 @@ use crate::{session, signals};
 
 use super::produce::AcksArg;
 
+/// How long latency is not counted, unless told otherwise.
+const WARMUP: Duration = Duration::from_secs(1);
+
 /// Commands under `ottla bench`.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -81,9 +84,10 @@ pub struct LatencyArgs {
     /// How many records or bytes are due in a second, as 5000 or 30MB
     #[arg(long, default_value = "1000")]
     rate: Rate,
-    /// How long to run before anything counts; a bare number means seconds
-    #[arg(long, default_value = "1s", value_parser = duration::parse)]
-    warmup: Duration,
+    /// How long to run before anything counts; a bare number means seconds. By default 1s, and at
+    /// most a quarter of --duration
+    #[arg(long, value_parser = duration::parse)]
+    warmup: Option<Duration>,
     /// How many consumers share the partitions; with 0 only acknowledgements are measured
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=256))]
     consumers: u32,
@@ -264,15 +268,16 @@ async fn latency(args: LatencyArgs) -> CommandResult {
              it was due"
         )));
     }
+    let warmup = args.warmup.unwrap_or(WARMUP.min(args.duration / 4));
     writing.duration = Some(args.duration);
     writing.rate = Some(args.rate.records_per_second(writing.record_bytes));
-    check_warmup(args.warmup, writing.duration)?;
+    check_warmup(warmup, writing.duration)?;
     let stage = Stage::open(&args.request, &args.topic).await?;
     let settings = Settings {
         consumers: args.consumers,
-        ..writing_settings(&stage.topic, &writing, args.warmup)
+        ..writing_settings(&stage.topic, &writing, warmup)
     };
-    let scene = stage.scene(settings, args.warmup);
+    let scene = stage.scene(settings, warmup);
     let report = stage
         .perform(&scene, bench::latency(&scene, &writing))
         .await;

@@ -2,9 +2,11 @@
 
 mod failure;
 mod tally;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, IsTerminal};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 
 use self::failure::Failure;
 use self::tally::Tally;
+use self::waiting::Waiting;
 use crate::args::RequestArgs;
 use crate::bench::batch_bytes;
 use crate::duration;
@@ -164,15 +167,19 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
         tally: Tally::new(args.acks),
         failure: None,
         progress: Progress::new(),
+        waiting: Arc::default(),
     };
+    let waiting = Arc::clone(&sending.waiting);
     let mut stop = signals::stop()?;
     let outcome = tokio::select! {
         outcome = sending.all(&args, &mut chunks) => outcome,
+        () = waiting.tell() => Ok(()),
         signal = stop.wait() => Err(stopped(signal)),
     };
     // Whatever happened, what was sent is accounted for; only a second signal cuts that short.
     let settled = tokio::select! {
         () = sending.settle() => Ok(()),
+        () = waiting.tell() => Ok(()),
         signal = stop.wait() => Err(stopped(signal)),
     };
     let mut outcome = outcome.and(settled);
@@ -204,6 +211,7 @@ struct Sending {
     /// The record to tell of those that are not written.
     failure: Option<Failure>,
     progress: Progress,
+    waiting: Arc<Waiting>,
 }
 
 struct Outstanding {
@@ -222,7 +230,7 @@ impl Sending {
         args: &ProduceArgs,
         chunks: &mut mpsc::Receiver<Chunk>,
     ) -> CommandResult {
-        while let Some(chunk) = chunks.recv().await {
+        while let Some(chunk) = self.next_chunk(chunks).await {
             let chunk = chunk.inspect_err(|error| {
                 self.tally.refused += u64::from(error.number().is_some());
             })?;
@@ -241,11 +249,27 @@ impl Sending {
         Ok(())
     }
 
+    /// Takes acknowledgements in while the input is silent; `None` at its end or a failure.
+    async fn next_chunk(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Option<Chunk> {
+        while self.failure.is_none() {
+            let Some(first) = self.outstanding.front_mut() else {
+                return chunks.recv().await;
+            };
+            tokio::select! {
+                biased;
+                chunk = chunks.recv() => return chunk,
+                ended = &mut first.delivery => self.count(ended.map(|_| ())),
+            }
+        }
+        None
+    }
+
     async fn send(&mut self, record: ProducerRecord) {
         let value = record.value.as_ref().map_or(0, Bytes::len);
         let size = record.key.as_ref().map_or(0, Bytes::len) + value;
         let number = self.tally.sent + 1;
         let has_key = record.key.is_some();
+        self.waiting.begin();
         match self.producer.send(record).await {
             Ok(delivery) => {
                 self.tally.sent += 1;
@@ -257,6 +281,7 @@ impl Sending {
                 });
             }
             Err(error) => {
+                self.waiting.end();
                 self.tally.refused += 1;
                 self.note(Failure {
                     number,
@@ -299,6 +324,7 @@ impl Sending {
         else {
             return;
         };
+        self.waiting.end();
         match ended {
             Ok(()) => self.tally.done += 1,
             Err(error) => {

@@ -11,6 +11,8 @@ const SEGMENTS_BEFORE_CLIENTS: usize = 1_024;
 const SEGMENTS_MAX: usize = 16_384;
 /// What everything else needs at most.
 const OTHERS: usize = 512;
+/// Below this a node does not get as far as serving.
+const FILES_MIN: usize = 256;
 
 /// How many of the open files who gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,10 @@ impl OpenFiles {
 
 /// Lets the process open as many files and connections as the system allows it to, and divides
 /// them.
-pub fn divide_open_files(clients: usize) -> OpenFiles {
+///
+/// # Errors
+/// If the system allows too few.
+pub fn divide_open_files(clients: usize) -> Result<OpenFiles, String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
@@ -50,6 +55,12 @@ pub fn divide_open_files(clients: usize) -> OpenFiles {
     let limit = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
+    if limit < FILES_MIN {
+        return Err(format!(
+            "this process may open only {limit} files, and a node needs at least {FILES_MIN}: \
+             raise the limit (ulimit -Hn, LimitNOFILE)"
+        ));
+    }
     let files = OpenFiles::below(limit, clients);
     if files.clients < clients {
         tracing::warn!(
@@ -59,7 +70,7 @@ pub fn divide_open_files(clients: usize) -> OpenFiles {
              limits.connections; raise it (ulimit -Hn, LimitNOFILE) to have them all"
         );
     }
-    files
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -90,6 +90,7 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let (logs, damaged) = rebuild_all(shared, std::mem::take(&mut fold.logs))?;
     quarantine(shared, &damaged)?;
     set_strays_aside(shared, &logs)?;
+    tell_what_is_kept(shared)?;
     clear_compacting(shared)?;
     restart_damaged(&mut wal, &damaged)?;
     let mut recovered = Recovered { wal, logs };
@@ -323,6 +324,17 @@ fn set_strays_aside(shared: &Arc<Shared>, logs: &Logs) -> Result<(), LogError> {
         let path = dir.join(&entry.name);
         tracing::warn!(path = %path.display(), kept = %target.display(), "a directory that no log here has is set aside");
         shared.move_away(&path, &target)?;
+    }
+    Ok(())
+}
+
+/// Nothing removes what was set aside, so that somebody must know of it.
+fn tell_what_is_kept(shared: &Arc<Shared>) -> Result<(), LogError> {
+    for dir in [&shared.dirs.stray, &shared.dirs.quarantine] {
+        let kept = shared.disk.list(dir).or_log("list", dir)?.len();
+        if kept > 0 {
+            tracing::warn!(path = %dir.display(), kept, "what was set aside here takes room until somebody removes it");
+        }
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub struct MetadataDelta {
     changed_partitions: BTreeSet<TopicIdPartition>,
     changed_topics: BTreeSet<TopicId>,
     deleted_topics: BTreeMap<TopicId, TopicName>,
+    short_lived_topics: BTreeSet<TopicId>,
     changed_brokers: BTreeSet<NodeId>,
     controllers_changed: bool,
     configs_changed: bool,
@@ -45,6 +46,7 @@ impl MetadataDelta {
             changed_partitions: BTreeSet::new(),
             changed_topics: BTreeSet::new(),
             deleted_topics: BTreeMap::new(),
+            short_lived_topics: BTreeSet::new(),
             changed_brokers: BTreeSet::new(),
             controllers_changed: false,
             configs_changed: false,
@@ -129,6 +131,12 @@ impl MetadataDelta {
     /// [`MetadataDelta::base`].
     pub fn deleted_topics(&self) -> &BTreeMap<TopicId, TopicName> {
         &self.deleted_topics
+    }
+
+    /// Topics that were created and deleted since the base image. A broker that had applied the
+    /// same records before it was killed may have made their logs.
+    pub fn short_lived_topics(&self) -> &BTreeSet<TopicId> {
+        &self.short_lived_topics
     }
 
     /// Brokers that were registered, changed or unregistered.

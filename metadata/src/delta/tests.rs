@@ -112,7 +112,7 @@ fn partitions_come_in_order_and_names_do_not_collide() {
 }
 
 #[test]
-fn a_topic_made_and_deleted_within_one_delta_leaves_no_trace() {
+fn a_topic_made_and_deleted_within_one_delta_leaves_only_its_id() {
     let delta = delta_with(vec![
         topic("t"),
         partition(0),
@@ -121,6 +121,7 @@ fn a_topic_made_and_deleted_within_one_delta_leaves_no_trace() {
     assert!(delta.changed_partitions().is_empty());
     assert!(delta.changed_topics().is_empty());
     assert!(delta.deleted_topics().is_empty());
+    assert_eq!(delta.short_lived_topics(), &BTreeSet::from([TOPIC]));
     assert_eq!(delta.image().leader_count(NodeId(1)), 0);
 }
 

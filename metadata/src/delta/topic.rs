@@ -46,6 +46,8 @@ impl MetadataDelta {
         self.changed_topics.remove(&id);
         if self.base.topic(id).is_some() {
             self.deleted_topics.insert(id, topic.name.clone());
+        } else {
+            self.short_lived_topics.insert(id);
         }
         Ok(())
     }

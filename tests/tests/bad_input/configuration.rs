@@ -2,9 +2,10 @@
 //! what is wrong, where, and what to do.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use super::node::{Ended, Node, config, free_port, refused_server};
+use super::node::{Ended, Node, binary, config, free_port, refused, refused_server};
 
 /// How long a server may take to refuse on an idle machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -95,6 +96,28 @@ fn a_wrong_configuration_ends_the_server_with_one_clear_line() {
     }
     let not_text = refused_server(dir.path(), b"[node]\nid = 0 # \xff\n");
     assert_one_line(&not_text, USAGE, &["refused.toml:2:", "UTF-8"]);
+}
+
+/// It got as far as its ports once, and told people to choose others.
+#[test]
+fn a_node_that_may_open_too_few_files_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("ottla.toml");
+    let config = config(0, &dir.path().join("data"), free_port(), free_port());
+    std::fs::write(&file, config).expect("a configuration file");
+    for limit in [16, 255] {
+        let mut command = Command::new("sh");
+        let line = format!("ulimit -n {limit}; exec \"$@\"");
+        command.args(["-c", &line, "sh"]).arg(binary());
+        command.args(["server", "--config"]).arg(&file);
+        let words = [
+            &format!("only {limit} files")[..],
+            "256",
+            "ulimit",
+            "LimitNOFILE",
+        ];
+        assert_one_line(&refused(command), FAILURE, &words);
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ impl Failure {
 
     /// Whether it, or another of its batch, lacks the key that its topic asks for. The code stands
     /// for other faults of a record too.
-    fn is_for_a_key(&self) -> bool {
+    pub fn is_for_a_key(&self) -> bool {
         self.error.code == ErrorCode::InvalidRecord && self.error.message.contains("has no key")
     }
 

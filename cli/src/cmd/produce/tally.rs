@@ -46,7 +46,21 @@ impl Tally {
         if self.sent == 0 && exit_for_code(failure.error.code) == Exit::NotFound {
             return CommandError::from(failure.error);
         }
-        self.blame(failure.told())
+        let behind = match failure.is_for_a_key() {
+            true => 0,
+            // Those of other partitions, or of batches that were under way.
+            false => (self.done + 1).saturating_sub(failure.number),
+        };
+        let number = failure.number;
+        let error = self.blame(failure.told());
+        match behind {
+            0 => error,
+            _ => error.advised(format!(
+                "{behind} of the records behind it are {}, and are there twice if all from record \
+                 {number} on are sent again",
+                self.done_word()
+            )),
+        }
     }
 
     /// The error with what came of the records.
@@ -137,6 +151,16 @@ mod tests {
         assert_eq!(none.to_string(), text);
         let missing = tally(0, 0, 0, 1).blame_record(deleted(1));
         assert_eq!(missing.to_string(), "the topic is gone");
+    }
+
+    #[test]
+    fn acknowledged_records_behind_the_first_that_failed_are_told() {
+        let text = tally(5, 3, 2, 0).blame_record(deleted(2)).to_string();
+        let behind = "2 of the records behind it are acknowledged";
+        assert!(text.contains(behind), "{text}");
+        assert!(text.contains("all from record 2 on"), "{text}");
+        let text = tally(5, 3, 2, 0).blame_record(deleted(4)).to_string();
+        assert!(!text.contains("behind"), "{text}");
     }
 
     #[test]
