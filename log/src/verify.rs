@@ -98,7 +98,8 @@ fn sum_up_once(disk: &dyn Disk, dirs: &Dirs, fold: &mut Fold) -> Result<(), LogE
         serial
     })?;
     *fold = Fold::new(checkpoint.unwrap_or_default());
-    recovery::look_at_journal(disk, dirs, fold)
+    recovery::look_at_journal(disk, dirs, fold)?;
+    recovery::journal_end::check(disk, dirs, &fold.logs, 1)
 }
 
 /// In words, that so many batches of a file are damaged.

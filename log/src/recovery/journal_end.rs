@@ -23,7 +23,7 @@ const BATCH_BYTES_MAX: usize = ottla_model::limits::BATCH_BYTES_MAX + HEADER_BYT
 ///
 /// # Errors
 /// [`LogError::Corrupt`] if there are any.
-pub(super) fn check(
+pub(crate) fn check(
     disk: &dyn Disk,
     dirs: &Dirs,
     logs: &BTreeMap<TopicIdPartition, Folded>,

@@ -2,7 +2,7 @@
 //! each log brought to what they say, several at a time.
 
 mod fold;
-mod journal_end;
+pub(crate) mod journal_end;
 mod rebuild;
 
 use std::collections::BTreeMap;

@@ -340,7 +340,16 @@ fn segments_that_go_on_behind_the_journal_tell_that_it_lost_its_end() {
         wait_until_on_disk(&log);
         let killed = disk.fork();
         assert!(open(&killed.fork()).damage().is_empty());
+        let findings = || {
+            let seen = crate::verify::verify_dir(&killed, Path::new(DIR));
+            seen.unwrap().findings
+        };
+        assert_eq!(findings(), []);
         lose_end_of_journal(&killed, lost);
+        let [finding] = &findings()[..] else {
+            panic!("{:?}", findings())
+        };
+        assert!(finding.what.contains("lost its end"), "{finding:?}");
         check_lost_whole(&killed, config());
     }
 }
