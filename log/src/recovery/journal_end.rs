@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::fold::Folded;
 use crate::disk::{Disk, OpenMode};
-use crate::error::{IoContext as _, LogError};
+use crate::error::{IoContext as _, LogError, is_of_the_file};
 use crate::segment::{base_of, log_path};
 use crate::shared::Dirs;
 
@@ -61,8 +61,12 @@ fn check_log(
     if log.has_past || log.damage.is_some() {
         return Ok(());
     }
-    let Some((path, at)) = find_lost(disk, &dirs.of(id), log)? else {
-        return Ok(());
+    let (path, at) = match find_lost(disk, &dirs.of(id), log) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(()),
+        // If the log needs that file, it counts as damaged, and no other does.
+        Err(LogError::Io { source, .. }) if is_of_the_file(&source) => return Ok(()),
+        Err(error) => return Err(error),
     };
     let what = format!(
         "it has lost its end: a batch of {id} that it brought to byte {at} of {} is not in it",
@@ -77,12 +81,8 @@ fn find_lost(
     dir: &Path,
     log: &Folded,
 ) -> Result<Option<(PathBuf, u64)>, LogError> {
-    let entries = match disk.list(dir).or_log("list", dir) {
-        Ok(entries) => entries,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let bases = entries
+    let bases = disk.list(dir).or_log("list", dir)?;
+    let bases = bases
         .iter()
         .filter_map(|entry| base_of(&dir.join(&entry.name)));
     let Some(last) = bases.max() else {
@@ -90,11 +90,8 @@ fn find_lost(
     };
     let path = log_path(dir, last);
     let at = explained_bytes(log, last);
-    let file = match disk.open(&path, OpenMode::Existing).or_log("open", &path) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let file = disk.open(&path, OpenMode::Existing);
+    let file = file.or_log("open", &path)?;
     if file.size().or_log("measure", &path)? <= at {
         return Ok(None);
     }

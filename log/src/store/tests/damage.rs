@@ -6,7 +6,7 @@ use ottla_model::batch::BatchHeader;
 use ottla_model::checksum::crc32c;
 
 use super::*;
-use crate::disk::{Call, OpenMode};
+use crate::disk::{Call, Fault, OpenMode};
 use crate::error::ReadError;
 
 fn segment_files(disk: &SimDisk) -> Vec<PathBuf> {
@@ -314,6 +314,24 @@ fn lose_end_of_journal(disk: &SimDisk, bytes: usize) {
     file.write_at(&[IoSlice::new(&vec![0; bytes])], from)
         .unwrap();
     file.sync_data().unwrap();
+}
+
+/// Where bytes stand behind what the journal explains, a start reads them; that the disk cannot
+/// concerns this log alone.
+#[test]
+fn a_last_segment_that_cannot_be_read_is_that_logs_damage_alone() {
+    let disk = prepared();
+    let last = segment_files(&disk).pop().unwrap();
+    let file = disk.open(&last, OpenMode::Existing).unwrap();
+    let end = file.size().unwrap();
+    file.write_at(&[IoSlice::new(&[7; 200])], end).unwrap();
+    for call in [Call::Read, Call::Open] {
+        let disk = disk.fork();
+        disk.inject(Fault::new(call).of(&last.to_string_lossy()).sticky());
+        let store = try_open(&disk, config()).unwrap();
+        assert_eq!(store.damage().all, None);
+        assert_eq!(read_all(&store.get(id(2)).unwrap()).unwrap().len(), 40);
+    }
 }
 
 /// A replica that led alone once took a journal without its end for a torn write, led again, and
