@@ -158,7 +158,7 @@ impl Replica {
                     links
                         .iter()
                         .for_each(|link| link.positions_changed(self.id));
-                    self.wake_waiters();
+                    self.waiters.wake();
                 }
                 Effect::StartFollower { follower, from } => {
                     if let Some(link) = link_of(follower) {

@@ -5,6 +5,7 @@ mod alarms;
 mod effects;
 mod producers;
 mod read;
+mod waiters;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use alarms::{Alarm, Rung};
 pub use effects::chain;
 pub use producers::load_producers;
 pub use read::{FollowerRead, end_of};
+use waiters::Waiters;
 
 use crate::damage::DamageFound;
 use crate::isr::IsrUpdates;
@@ -51,7 +53,7 @@ pub struct Replica {
     context: Arc<ReplicaContext>,
     inner: Mutex<Inner>,
     /// Consumers that wait for the high watermark or the leadership to change.
-    waiters: Mutex<Vec<Arc<Notify>>>,
+    waiters: Waiters,
     /// Whether this process may append as the leader: only once the controller knows this run of
     /// it. In an epoch that an earlier run led, a record that was replicated but not synced here
     /// may be lost, and writing its offset anew would go unnoticed by a replica that has it.
@@ -100,7 +102,7 @@ impl Replica {
             log,
             context,
             inner: Mutex::new(inner),
-            waiters: Mutex::new(Vec::new()),
+            waiters: Waiters::default(),
             writable: AtomicBool::new(false),
         }
     }
@@ -207,7 +209,7 @@ impl Replica {
     pub fn assign(&self, assignment: Assignment, writable: bool) {
         self.writable.store(writable, Ordering::Release);
         self.step(Input::Assignment(assignment));
-        self.wake_waiters();
+        self.waiters.wake();
     }
 
     /// A follower's stream states where it stands. The newest stream that does is the follower's;
@@ -270,7 +272,7 @@ impl Replica {
             );
         }
         self.writable.store(false, Ordering::Release);
-        self.wake_waiters();
+        self.waiters.wake();
     }
 
     /// The alarm that was set for `at` has gone off: ticks the core if it wants to be by now.
@@ -324,18 +326,7 @@ impl Replica {
 
     /// Has `waiter` notified once when the high watermark or the leadership changes.
     pub fn wait_for_change(&self, waiter: &Arc<Notify>) {
-        let mut waiters = self.waiters.lock();
-        // A waiter whose fetch is over is held by nobody else.
-        waiters.retain(|waiter| Arc::strong_count(waiter) > 1);
-        if !waiters.iter().any(|known| Arc::ptr_eq(known, waiter)) {
-            waiters.push(Arc::clone(waiter));
-        }
-    }
-
-    fn wake_waiters(&self) {
-        for waiter in std::mem::take(&mut *self.waiters.lock()) {
-            waiter.notify_one();
-        }
+        self.waiters.add(waiter);
     }
 
     /// Those followers' streams that the effects concern.

@@ -457,8 +457,8 @@ impl Reading<'_> {
             let given_up = self.given_up.get(index).map(String::as_str);
             let reason = given_up.or_else(|| self.unreadable.reason(*index));
             let unknown = match self.open.contains_key(index) {
-                true => "its leader did not answer in time",
-                false => "its records did not come in time",
+                true => "the leader did not answer in time",
+                false => "the records did not come in time",
             };
             let reason = reason.unwrap_or(unknown);
             causes.entry(reason).or_default().push(*index);

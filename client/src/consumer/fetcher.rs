@@ -27,6 +27,12 @@ use crate::links::{Links, STALL, SUSPICION_AFTER};
 /// data need not wait for those that have none.
 pub(super) const FETCHES_PER_BROKER_MAX: usize = 8;
 
+/// So many partitions of a broker may wait for records in one fetch.
+const TOGETHER: usize = 64;
+/// More are divided among so many fetches: the first record ends a fetch, and all its partitions
+/// are asked for anew.
+const SHARES: usize = FETCHES_PER_BROKER_MAX / 2;
+
 /// What the consumer shall do.
 #[derive(Debug, PartialEq)]
 pub(super) enum Effect {
@@ -54,6 +60,17 @@ struct Asked {
 
 type AskedOf = BTreeMap<TopicIdPartition, Asked>;
 
+/// A request to be sent to a broker.
+#[derive(Debug, Default)]
+struct Draft {
+    request: v1::FetchRequest,
+    asked: AskedOf,
+    /// There are partitions in it for which nothing is known to be there.
+    has_quiet: bool,
+    /// There was no room for all that are to be fetched there.
+    is_cut: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Fetcher {
     config: ConsumerConfig,
@@ -62,6 +79,8 @@ pub(super) struct Fetcher {
     links: Links<AskedOf>,
     /// The partition to begin with, so that all get their turn.
     first: Option<TopicIdPartition>,
+    /// How many partitions each broker led when they were last gone through.
+    led: BTreeMap<NodeId, usize>,
     effects: Vec<Effect>,
 }
 
@@ -77,6 +96,7 @@ impl Fetcher {
             positions: BTreeMap::new(),
             links: Links::new(reconnect_backoff),
             first: None,
+            led: BTreeMap::new(),
             effects: Vec::new(),
         }
     }
@@ -141,11 +161,18 @@ impl Fetcher {
     pub(super) fn drive(&mut self, now: Instant, view: &ClusterSnapshot) {
         for stream in self.links.streams_to_gone(view) {
             self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream, "its broker left the cluster");
+            self.on_stream_closed(now, stream, "the broker left the cluster");
         }
+        // What is left of a round goes into another fetch, of which there are a few.
+        while self.draft_and_send(now, view) {}
+    }
+
+    /// Sends a request to each broker that one is due to. Whether there is more to send.
+    fn draft_and_send(&mut self, now: Instant, view: &ClusterSnapshot) -> bool {
         let mut held: usize = self.positions.values().map(Position::buffered_bytes).sum();
         let ahead = self.config.partition_max_bytes as usize;
-        let mut drafts: BTreeMap<NodeId, (v1::FetchRequest, AskedOf)> = BTreeMap::new();
+        let mut drafts: BTreeMap<NodeId, Draft> = BTreeMap::new();
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
         for id in self.in_turn() {
             let Some(position) = self.positions.get_mut(&id) else {
                 continue;
@@ -156,36 +183,49 @@ impl Fetcher {
                 continue;
             }
             let Some((broker, epoch)) = view.leader(id.topic, id.partition) else {
-                position.on_trouble(now, "it has no leader");
+                position.on_trouble(now, "there is no leader");
                 continue;
             };
-            if held >= self.config.buffer_bytes || !position.wants_fetch(now, epoch, ahead) {
+            *led.entry(broker.node_id).or_default() += 1;
+            if !position.wants_fetch(now, epoch, ahead) {
+                continue;
+            }
+            let draft = drafts.entry(broker.node_id).or_default();
+            // What waits for records costs little: an answer ends with the first, and is bounded.
+            let cost = match draft.has_quiet && !position.lags() {
+                true => 0,
+                false => ahead,
+            };
+            if cost > 0 && held >= self.config.buffer_bytes {
                 continue;
             }
             let link = self.links.to(broker);
-            let busy = link.in_flight() >= FETCHES_PER_BROKER_MAX;
-            let draft = drafts.entry(broker.node_id).or_default();
-            if link.down_until(now).is_some()
-                || busy
-                || draft.0.partitions.len() >= PARTITIONS_PER_MESSAGE_MAX
-            {
+            let free = FETCHES_PER_BROKER_MAX.saturating_sub(link.in_flight());
+            if link.down_until(now).is_some() || free == 0 {
                 continue;
             }
-            held += ahead;
+            if draft.asked.len() >= room(free, self.led.get(&broker.node_id)) {
+                draft.is_cut = true;
+                continue;
+            }
+            held += cost;
+            draft.has_quiet |= !position.lags();
             position.on_sent();
             let generation = position.generation();
-            draft
-                .0
-                .partitions
-                .push(fetch_partition(id, position, epoch, ahead));
-            draft.1.insert(id, Asked { generation, epoch });
+            let part = fetch_partition(id, position, epoch, ahead);
+            draft.request.partitions.push(part);
+            draft.asked.insert(id, Asked { generation, epoch });
         }
-        for (node, (request, partitions)) in drafts {
-            if !partitions.is_empty() {
-                self.first = request_successor(&self.positions, &partitions);
-                self.send(now, node, request, partitions);
+        self.led = led;
+        let mut is_more = false;
+        for (node, draft) in drafts {
+            if !draft.asked.is_empty() {
+                is_more |= draft.is_cut;
+                self.first = request_successor(&self.positions, &draft.asked);
+                self.send(now, node, draft.request, draft.asked);
             }
         }
+        is_more
     }
 
     /// All partitions, beginning with another one each time.
@@ -324,7 +364,7 @@ impl Fetcher {
         self.suspect_if(stalled);
         for stream in self.links.late_streams(now, self.answer_limit()) {
             self.effects.push(Effect::Close { stream });
-            self.on_stream_closed(now, stream, "its leader does not answer");
+            self.on_stream_closed(now, stream, "the leader does not answer");
         }
     }
 
@@ -396,6 +436,15 @@ impl Fetcher {
             }),
         };
         found.filter(|id| asked.contains_key(id))
+    }
+}
+
+/// How many partitions a fetch may have where `free` more may be in flight to a broker that leads
+/// so many. The last one has all, so that none waits until another ends.
+fn room(free: usize, led: Option<&usize>) -> usize {
+    match free {
+        1 => PARTITIONS_PER_MESSAGE_MAX,
+        _ => led.map_or(TOGETHER, |led| TOGETHER.max(led.div_ceil(SHARES))),
     }
 }
 

@@ -96,6 +96,11 @@ impl Position {
         self.high_watermark
     }
 
+    /// Whether records are known to be there that were not fetched yet.
+    pub(super) fn lags(&self) -> bool {
+        self.high_watermark.is_some_and(|end| self.fetch_next < end)
+    }
+
     pub(super) fn buffered_bytes(&self) -> usize {
         self.buffered_bytes
     }
@@ -144,6 +149,11 @@ impl Position {
     /// When it is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry.map(|(at, _)| at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight
     }
 
     pub(super) fn on_sent(&mut self) {

@@ -75,7 +75,8 @@ fn check_log(
     Err(LogError::corrupt(&dirs.journal, 0, what))
 }
 
-/// A batch behind the log's end, and where it stands.
+/// The batch that comes next in the log, and where it stands. Others that do not belong behind its
+/// end are no news of the journal: a file may be in the wrong place.
 fn find_lost(
     disk: &dyn Disk,
     dir: &Path,
@@ -85,11 +86,11 @@ fn find_lost(
     let bases = bases
         .iter()
         .filter_map(|entry| base_of(&dir.join(&entry.name)));
-    let Some(last) = bases.max() else {
+    let Some(base) = bases.filter(|base| *base <= log.log_end).max() else {
         return Ok(None);
     };
-    let path = log_path(dir, last);
-    let at = explained_bytes(log, last);
+    let path = log_path(dir, base);
+    let at = explained_bytes(log, base);
     let file = disk.open(&path, OpenMode::Existing);
     let file = file.or_log("open", &path)?;
     if file.size().or_log("measure", &path)? <= at {
@@ -100,7 +101,7 @@ fn find_lost(
     let Some(header) = BatchHeader::decode(&header[..read]) else {
         return Ok(None);
     };
-    if header.size > BATCH_BYTES_MAX || header.base_offset < log.log_end {
+    if header.size > BATCH_BYTES_MAX || header.base_offset != log.log_end {
         return Ok(None);
     }
     let mut bytes = vec![0; header.size];
@@ -109,7 +110,7 @@ fn find_lost(
     Ok(is_whole.then_some((path, at)))
 }
 
-/// How many bytes the checkpoint and the journal have for the last segment, which begins at `base`.
+/// How many bytes the checkpoint and the journal have for the last segment, if it begins at `base`.
 fn explained_bytes(log: &Folded, base: Offset) -> u64 {
     let kept = log.kept.as_ref().and_then(|kept| {
         let segment = kept.segments.last()?;

@@ -1,5 +1,7 @@
 //! How many records were produced, and what is said and exited with where some were not.
 
+use ottla_client::Outcome;
+
 use super::AcksArg;
 use super::failure::Failure;
 use crate::exit::{CommandError, Exit, exit_for_code};
@@ -46,21 +48,36 @@ impl Tally {
         if self.sent == 0 && exit_for_code(failure.error.code) == Exit::NotFound {
             return CommandError::from(failure.error);
         }
-        let behind = match failure.is_for_a_key() {
-            true => 0,
-            // Those of other partitions, or of batches that were under way.
-            false => (self.done + 1).saturating_sub(failure.number),
-        };
-        let number = failure.number;
+        let first = failure.number;
+        let doubts = self.doubts(&failure);
         let error = self.blame(failure.told());
-        match behind {
-            0 => error,
-            _ => error.advised(format!(
-                "{behind} of the records behind it are {}, and are there twice if all from record \
-                 {number} on are sent again",
-                self.done_word()
+        match doubts.as_str() {
+            "" => error,
+            doubts => error.advised(format!(
+                "{doubts}: sent again from record {first} on, some may be there twice"
             )),
         }
+    }
+
+    /// What of the input may be written from the first record on that failed.
+    fn doubts(&self, failure: &Failure) -> String {
+        let mut doubts = Vec::new();
+        if failure.error.outcome == Outcome::Indefinite {
+            doubts.push("what is not acknowledged may be written all the same".to_owned());
+        }
+        // Those of other partitions, or of batches that were under way.
+        let behind = (self.done + 1).saturating_sub(failure.number);
+        if behind > 0 && !failure.is_for_a_key() {
+            doubts.push(format!(
+                "{} behind it {}",
+                counted(behind, "record"),
+                match behind {
+                    1 => format!("is {}", self.done_word()),
+                    _ => format!("are {}", self.done_word()),
+                }
+            ));
+        }
+        doubts.join(", and ")
     }
 
     /// The error with what came of the records.
@@ -88,7 +105,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use ottla_client::{Outcome, ProduceError};
+    use ottla_client::ProduceError;
     use ottla_model::ErrorCode;
 
     use super::*;
@@ -154,13 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_records_behind_the_first_that_failed_are_told() {
+    fn what_may_be_there_twice_is_told() {
         let text = tally(5, 3, 2, 0).blame_record(deleted(2)).to_string();
-        let behind = "2 of the records behind it are acknowledged";
-        assert!(text.contains(behind), "{text}");
-        assert!(text.contains("all from record 2 on"), "{text}");
-        let text = tally(5, 3, 2, 0).blame_record(deleted(4)).to_string();
-        assert!(!text.contains("behind"), "{text}");
+        let told = "; 2 records behind it are acknowledged: sent again from record 2 on, some may";
+        assert!(text.contains(told), "{text}");
+        let none = tally(5, 3, 2, 0).blame_record(deleted(4)).to_string();
+        assert!(!none.contains("twice"), "{none}");
+        let mut late = deleted(3);
+        late.error.outcome = Outcome::Indefinite;
+        let text = tally(5, 3, 2, 0).blame_record(late).to_string();
+        let told = "; what is not acknowledged may be written all the same, and 1 record behind it \
+                    is acknowledged: sent again from record 3 on";
+        assert!(text.contains(told), "{text}");
     }
 
     #[test]

@@ -7,8 +7,9 @@ fn id(index: i32) -> TopicIdPartition {
     TopicIdPartition::new(TopicId::from_bytes([9; 16]), PartitionIndex(index))
 }
 
-/// Two partitions with these leaders, all of one epoch.
-fn view(leaders: [i32; 2], epoch: i32, fenced: &[i32]) -> ClusterSnapshot {
+/// Partitions with these leaders, all of one epoch.
+fn view(leaders: impl AsRef<[i32]>, epoch: i32, fenced: &[i32]) -> ClusterSnapshot {
+    let leaders = leaders.as_ref();
     let broker = |node_id| v1::BrokerView {
         node_id,
         client_endpoint: Some(v1::Endpoint {
@@ -30,7 +31,7 @@ fn view(leaders: [i32; 2], epoch: i32, fenced: &[i32]) -> ClusterSnapshot {
         topics: vec![v1::TopicView {
             name: "t".to_owned(),
             topic_id: id(0).topic.as_bytes().to_vec().into(),
-            partitions: vec![partition(0), partition(1)],
+            partitions: (0..leaders.len()).map(partition).collect(),
             internal: false,
         }],
         ..v1::ClusterView::default()
@@ -39,9 +40,13 @@ fn view(leaders: [i32; 2], epoch: i32, fenced: &[i32]) -> ClusterSnapshot {
 }
 
 fn fetcher() -> Fetcher {
+    fetcher_of(2)
+}
+
+fn fetcher_of(partitions: i32) -> Fetcher {
     let config = ConsumerConfig::default();
     let mut fetcher = Fetcher::new(config, MS * 2_000, Backoff::new(MS * 20, MS * 500));
-    for index in 0..2 {
+    for index in 0..partitions {
         fetcher.assign(id(index), Arc::from("t"), Offset(0));
     }
     fetcher
@@ -155,4 +160,30 @@ fn a_broker_that_does_not_answer_is_left() {
     assert_eq!(fetcher.take_effects(), [Effect::SuspectView]);
     fetcher.on_tick(NOW + MS * 2_500);
     assert_eq!(fetcher.take_effects(), [Effect::Close { stream: 1 }]);
+}
+
+/// Those that were in no fetch waited until another's long poll was over: a record of one
+/// partition among thousands came seconds late.
+#[test]
+fn of_many_partitions_all_wait_for_records_at_once() {
+    let mut fetcher = fetcher_of(2_000);
+    let leaders: Vec<_> = (0..2_000).map(|index| 1 + index % 2).collect();
+    let view = view(leaders, 0, &[]);
+    for round in 0..50 {
+        let requests = sent(&mut fetcher, &view);
+        let in_flight = fetcher.positions().filter(|(_, it)| it.is_in_flight());
+        assert_eq!(in_flight.count(), 2_000);
+        if round > 0 {
+            // A record wakes but a part of them.
+            assert!(
+                requests
+                    .iter()
+                    .all(|(_, _, partitions)| partitions.len() <= 700)
+            );
+        }
+        // The first record of each ends some fetches.
+        for (_, request, _) in requests.into_iter().step_by(1 + round % 3) {
+            answer(&mut fetcher, request, vec![]);
+        }
+    }
 }

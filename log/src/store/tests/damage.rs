@@ -334,6 +334,29 @@ fn a_last_segment_that_cannot_be_read_is_that_logs_damage_alone() {
     }
 }
 
+/// It was taken for what the journal has lost, and every log of the store given up.
+#[test]
+fn a_segment_in_the_wrong_place_is_no_news_of_the_journal() {
+    let disk = prepared();
+    let files = segment_files(&disk);
+    let foreign = |name: &str| {
+        let file = disk.open(files.last().unwrap(), OpenMode::Existing);
+        let mut bytes = vec![0; 4096];
+        let read = file.unwrap().read_at(&mut bytes, 0).unwrap();
+        let path = files[0].with_file_name(name);
+        let file = disk.open(&path, OpenMode::Create).unwrap();
+        file.write_at(&[IoSlice::new(&bytes[..read])], 0).unwrap();
+        path
+    };
+    for name in ["00000000000000000290.log", "00000000000000000038.log"] {
+        let path = foreign(name);
+        let store = open(&disk.fork());
+        assert_eq!(store.damage(), Damage::default(), "{name}");
+        assert_eq!(read_all(&store.get(id(1)).unwrap()).unwrap().len(), 40);
+        disk.unlink(&path).unwrap();
+    }
+}
+
 /// A replica that led alone once took a journal without its end for a torn write, led again, and
 /// had two whole replicas cut to what it was left with.
 #[test]
@@ -343,6 +366,8 @@ fn segments_that_go_on_behind_the_journal_tell_that_it_lost_its_end() {
         (9, false, 20),
         (9, false, 2000),
         (9, true, 20),
+        // With whole segments.
+        (40, false, 9_000),
     ] {
         let disk = SimDisk::new();
         let store = open(&disk);
