@@ -1,6 +1,7 @@
 //! A broker put together: the one file here that knows all the parts.
 
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -105,7 +106,7 @@ impl BrokerNode {
         };
         let spawned = std::thread::Builder::new()
             .name("recovery".to_owned())
-            .spawn(move || match starter.recover() {
+            .spawn(move || match or_panic(|| starter.recover()) {
                 Ok(()) => drop(recovered_sender.send_replace(true)),
                 Err(reason) => (starter.fatal)(reason),
             });
@@ -524,6 +525,12 @@ async fn retention(broker: Arc<Broker>) {
     }
 }
 
+/// The work's failure, or its panic: without it, nobody would learn that it is not going on.
+fn or_panic(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("recovering the logs panicked".to_owned()))
+}
+
 /// Waits until the metadata is at least as new as this run's registration; only then is a log that
 /// it does not know a stray.
 async fn set_strays_aside(broker: Arc<Broker>) {
@@ -571,5 +578,17 @@ async fn report_health(broker: Arc<Broker>, health: HealthReporter) {
         if standing.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The node stayed, fenced, and whoever starts it again when it ends never did.
+    #[test]
+    fn a_recovery_that_panics_has_failed() {
+        assert_eq!(or_panic(|| Ok(())), Ok(()));
+        assert!(or_panic(|| panic!("on purpose")).is_err());
     }
 }

@@ -41,4 +41,4 @@ pub use store::{
     CompactionSettings, FatalObserver, FlushObserver, Flushed, LogSettings, LogStore, StoreConfig,
     StoreStats,
 };
-pub use wal::{Preparing, Wal, WalConfig, WalFrame, WalPosition};
+pub use wal::{Preparing, Wal, WalConfig, WalFrame, WalPosition, WalReach};

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -427,12 +429,32 @@ fn look(directory: &Path, has_checkpoint: bool) -> anyhow::Result<verify::Verifi
     })
 }
 
+/// What was found in which file: a node that runs puts others in its place, in which the same may
+/// seem to be wrong.
+#[derive(Debug, Clone, PartialEq)]
+struct Sighting {
+    finding: Finding,
+    file: Option<(u64, Option<SystemTime>)>,
+}
+
+fn sightings(findings: Vec<Finding>) -> Vec<Sighting> {
+    let of = |finding: Finding| {
+        let file = std::fs::metadata(&finding.path).ok();
+        let file = file.map(|file| (file.ino(), file.created().ok()));
+        Sighting { finding, file }
+    };
+    findings.into_iter().map(of).collect()
+}
+
 /// What is still there at a second look, and what is not: a running node deletes and compacts on
 /// its own, which is no damage.
-fn lasting(found: Vec<Finding>, again: &[Finding]) -> (Vec<Finding>, Vec<Finding>) {
-    found
-        .into_iter()
-        .partition(|finding| again.contains(finding))
+fn lasting(found: Vec<Sighting>, again: &[Sighting]) -> (Vec<Finding>, Vec<Finding>) {
+    let (stays, goes): (Vec<_>, Vec<_>) = found.into_iter().partition(|seen| again.contains(seen));
+    let finding = |seen: Sighting| seen.finding;
+    (
+        stays.into_iter().map(finding).collect(),
+        goes.into_iter().map(finding).collect(),
+    )
 }
 
 fn verify(args: &VerifyArgs) -> CommandResult {
@@ -458,7 +480,11 @@ fn verify(args: &VerifyArgs) -> CommandResult {
     }
     let runs = process.is_some() || running(&directory).is_some();
     let (findings, skipped) = match runs && !seen.findings.is_empty() {
-        true => lasting(seen.findings, &look(&directory, has_checkpoint)?.findings),
+        true => {
+            let found = sightings(seen.findings);
+            let again = look(&directory, has_checkpoint)?.findings;
+            lasting(found, &sightings(again))
+        }
         false => (seen.findings, Vec::new()),
     };
     if !skipped.is_empty() {
@@ -654,7 +680,7 @@ mod tests {
         let partition = directory.path().join("partitions/t-0");
         std::fs::create_dir_all(&partition).unwrap();
         let file = partition.join("00000000000000000000.log");
-        let look = || look(directory.path(), false).unwrap().findings;
+        let look = || sightings(look(directory.path(), false).unwrap().findings);
         let record = NewRecord {
             value: Some(b"value"),
             ..NewRecord::default()
@@ -667,18 +693,24 @@ mod tests {
         std::fs::write(&file, &damaged).unwrap();
         let found = look();
         assert_eq!(found.len(), 1, "{found:?}");
-        let (stays, skipped) = lasting(found.clone(), &look());
-        assert_eq!((stays, skipped), (found.clone(), vec![]), "it is damaged");
-        std::fs::write(&file, &whole).unwrap();
-        let (stays, skipped) = lasting(found.clone(), &look());
+        let told = vec![found[0].finding.clone()];
         assert_eq!(
-            (stays, skipped),
-            (vec![], found.clone()),
-            "another took its place"
+            lasting(found.clone(), &look()),
+            (told.clone(), vec![]),
+            "it is damaged"
         );
+        let replacement = directory.path().join("replacement");
+        for bytes in [&damaged, &whole] {
+            std::fs::write(&replacement, bytes).unwrap();
+            std::fs::rename(&replacement, &file).unwrap();
+            assert_eq!(
+                lasting(found.clone(), &look()),
+                (vec![], told.clone()),
+                "another took its place"
+            );
+        }
         std::fs::remove_file(&file).unwrap();
-        let (stays, skipped) = lasting(found.clone(), &look());
-        assert_eq!((stays, skipped), (vec![], found), "it was removed");
+        assert_eq!(lasting(found, &look()), (vec![], told), "it was removed");
     }
 
     #[test]

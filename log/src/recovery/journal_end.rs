@@ -15,6 +15,7 @@ use crate::disk::{Disk, OpenMode};
 use crate::error::{IoContext as _, LogError, is_of_the_file};
 use crate::segment::{base_of, log_path};
 use crate::shared::Dirs;
+use crate::wal::WalReach;
 
 /// The largest batch that is looked at.
 const BATCH_BYTES_MAX: usize = ottla_model::limits::BATCH_BYTES_MAX + HEADER_BYTES;
@@ -23,10 +24,11 @@ const BATCH_BYTES_MAX: usize = ottla_model::limits::BATCH_BYTES_MAX + HEADER_BYT
 ///
 /// # Errors
 /// [`LogError::Corrupt`] if there are any.
-pub(crate) fn check(
+pub(super) fn check(
     disk: &dyn Disk,
     dirs: &Dirs,
     logs: &BTreeMap<TopicIdPartition, Folded>,
+    journal: &WalReach,
     threads: usize,
 ) -> Result<(), LogError> {
     let work = Mutex::new(logs.iter());
@@ -36,7 +38,7 @@ pub(crate) fn check(
             let Some((id, log)) = work.lock().next() else {
                 return;
             };
-            if let Err(error) = check_log(disk, dirs, *id, log) {
+            if let Err(error) = check_log(disk, dirs, *id, log, journal) {
                 *ended.lock() = Err(error);
             }
         }
@@ -56,6 +58,7 @@ fn check_log(
     dirs: &Dirs,
     id: TopicIdPartition,
     log: &Folded,
+    journal: &WalReach,
 ) -> Result<(), LogError> {
     // Behind a cut, bytes may be of an earlier life.
     if log.has_past || log.damage.is_some() {
@@ -69,10 +72,10 @@ fn check_log(
         Err(error) => return Err(error),
     };
     let what = format!(
-        "it has lost its end: a batch of {id} that it brought to byte {at} of {} is not in it",
+        "the journal has lost its end: a batch of {id} that it brought to byte {at} of {} is not in it",
         path.display()
     );
-    Err(LogError::corrupt(&dirs.journal, 0, what))
+    Err(LogError::corrupt(&journal.end_file, journal.end_byte, what))
 }
 
 /// The batch that comes next in the log, and where it stands. Others that do not belong behind its

@@ -2,7 +2,7 @@
 //! each log brought to what they say, several at a time.
 
 mod fold;
-pub(crate) mod journal_end;
+mod journal_end;
 mod rebuild;
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::entry::{Op, decode, encode};
 use crate::error::{IoContext as _, LogError};
 use crate::partition::{PartitionLog, Physical};
 use crate::shared::{Dirs, Shared};
-use crate::wal::{Wal, WalConfig, WalFrame, WalPosition};
+use crate::wal::{Wal, WalConfig, WalFrame, WalPosition, WalReach};
 pub(crate) use fold::{Fold, Folded};
 use rebuild::{Rebuild, rebuild};
 
@@ -79,11 +79,11 @@ fn recover_logs(shared: &Arc<Shared>) -> Result<Recovered, LogError> {
     let mut fold = Fold::new(checkpoint);
     let mut wal = replay_journal(shared, &mut fold)?;
     open_file_system(shared)?;
-    let journal_start = WalPosition(wal.end().0 - wal.live_bytes());
-    check_reach(&shared.dirs, position, journal_start..wal.end())?;
+    let reach = wal.reach();
+    check_reach(&shared.dirs, position, &reach)?;
     shared.trim_to.store(position.0, Ordering::Release);
     let threads = shared.config.recovery_threads;
-    journal_end::check(&*shared.disk, &shared.dirs, &fold.logs, threads)?;
+    journal_end::check(&*shared.disk, &shared.dirs, &fold.logs, &reach, threads)?;
     for (id, folded) in std::mem::take(&mut fold.ended) {
         end_log(shared, id, folded)?;
     }
@@ -146,7 +146,8 @@ fn replay_journal(shared: &Shared, fold: &mut Fold) -> Result<Wal, LogError> {
 /// Takes in what the journal says, without opening it for what comes. Nothing is changed.
 ///
 /// # Errors
-/// [`LogError::Corrupt`] if it is damaged, or does not hold what the checkpoint needs.
+/// [`LogError::Corrupt`] if it is damaged, does not hold what the checkpoint needs, or has lost its
+/// end.
 pub(crate) fn look_at_journal(
     disk: &dyn Disk,
     dirs: &Dirs,
@@ -156,9 +157,10 @@ pub(crate) fn look_at_journal(
     let needed = fold.needed_from();
     let there = match disk.exists(dir).or_log("look for", dir)? {
         true => Wal::look(disk, dir, &mut |frame| replay(dir, fold, &frame))?,
-        false => WalPosition::default()..WalPosition::default(),
+        false => WalReach::none(dir),
     };
-    check_reach(dirs, needed, there)
+    check_reach(dirs, needed, &there)?;
+    journal_end::check(disk, dirs, &fold.logs, &there, 1)
 }
 
 fn replay(journal: &Path, fold: &mut Fold, frame: &WalFrame) -> Result<(), LogError> {
@@ -177,27 +179,31 @@ fn replay(journal: &Path, fold: &mut Fold, frame: &WalFrame) -> Result<(), LogEr
 }
 
 /// Whether the journal goes on where the checkpoint ends.
-fn check_reach(
-    dirs: &Dirs,
-    checkpoint: WalPosition,
-    journal: Range<WalPosition>,
-) -> Result<(), LogError> {
-    if journal.start <= checkpoint && checkpoint <= journal.end {
+fn check_reach(dirs: &Dirs, checkpoint: WalPosition, journal: &WalReach) -> Result<(), LogError> {
+    let Range { start, end } = journal.positions;
+    if start <= checkpoint && checkpoint <= end {
         return Ok(());
     }
     // The one that a store without a checkpoint begins with.
-    let what = if checkpoint == WalPosition::default() {
-        format!(
+    if checkpoint == WalPosition::default() {
+        let what = format!(
             "it is missing, and the journal begins at position {} only",
-            journal.start.0
-        )
-    } else {
-        format!(
-            "it needs the journal from position {} on, which goes from {} to {}",
-            checkpoint.0, journal.start.0, journal.end.0
-        )
-    };
-    Err(LogError::corrupt(&Checkpoint::path(&dirs.root), 0, what))
+            start.0
+        );
+        return Err(LogError::corrupt(&Checkpoint::path(&dirs.root), 0, what));
+    }
+    if checkpoint < start {
+        let what = format!(
+            "it begins at position {} only, but the checkpoint needs it from {} on",
+            start.0, checkpoint.0
+        );
+        return Err(LogError::corrupt(&dirs.journal, 0, what));
+    }
+    let what = format!(
+        "the journal ends here, at position {}, but the checkpoint has what came up to position {}",
+        end.0, checkpoint.0
+    );
+    Err(LogError::corrupt(&journal.end_file, journal.end_byte, what))
 }
 
 /// Carries out the end of a log that the journal has, if that has not been done.

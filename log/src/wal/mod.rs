@@ -80,6 +80,25 @@ pub struct WalFrame {
     pub payload: Bytes,
 }
 
+/// From where to where a log goes, and where in which file it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalReach {
+    pub positions: Range<WalPosition>,
+    pub end_file: PathBuf,
+    pub end_byte: u64,
+}
+
+impl WalReach {
+    /// Where there is no log.
+    pub(crate) fn none(dir: &Path) -> WalReach {
+        WalReach {
+            positions: WalPosition::default()..WalPosition::default(),
+            end_file: dir.to_owned(),
+            end_byte: 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct WalFile {
     /// Its name. Files are used in the order of their numbers.
@@ -157,8 +176,7 @@ impl Wal {
         open::open(disk, dir, config, visit)
     }
 
-    /// Reads the frames of the log in `dir` beside whoever has it open, and changes nothing. Gives
-    /// from where to where the log goes; its start and its end are the same where there is none.
+    /// Reads the frames of the log in `dir` beside whoever has it open, and changes nothing.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] if a frame that was synced is damaged or missing; also, by and by, if
@@ -167,8 +185,18 @@ impl Wal {
         disk: &dyn Disk,
         dir: &Path,
         visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
-    ) -> Result<Range<WalPosition>, LogError> {
+    ) -> Result<WalReach, LogError> {
         open::look(disk, dir, visit)
+    }
+
+    /// From where to where the log goes now.
+    pub fn reach(&self) -> WalReach {
+        let last = &self.files[self.files.len() - 1];
+        WalReach {
+            positions: WalPosition(self.end - self.live_bytes())..WalPosition(self.end),
+            end_file: last.path.clone(),
+            end_byte: self.end.saturating_sub(last.base),
+        }
     }
 
     /// From now on, files are prepared as the configuration says, on `disk`: the log's own, but for

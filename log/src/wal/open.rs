@@ -12,7 +12,6 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ use super::files;
 use super::frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, frame_bytes};
 use super::mark::{self, Mark};
 use super::spares::Spares;
-use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition};
+use super::{Wal, WalConfig, WalFile, WalFrame, WalPosition, WalReach};
 use crate::disk::{Disk, OpenMode, create_dir_durably};
 use crate::error::{IoContext as _, LogError};
 use crate::planted::{self, Bug};
@@ -99,20 +98,24 @@ pub(super) fn open(
     })
 }
 
-/// Reads a log's frames without opening it: nothing is changed. Gives from where to where it goes;
-/// nothing to nothing where there is none.
+/// Reads a log's frames without opening it: nothing is changed.
 pub(super) fn look(
     disk: &dyn Disk,
     dir: &Path,
     visit: &mut dyn FnMut(WalFrame) -> Result<(), LogError>,
-) -> Result<Range<WalPosition>, LogError> {
+) -> Result<WalReach, LogError> {
     let numbers = files::list(disk, dir)?;
     let Some(id) = files::load_id(disk, dir, !numbers.is_empty())? else {
-        return Ok(WalPosition::default()..WalPosition::default());
+        return Ok(WalReach::none(dir));
     };
     let reader = Reader::read(disk, dir, id, &numbers, visit)?;
     let start = reader.live.first().map_or(reader.end, |file| file.base);
-    Ok(WalPosition(start)..WalPosition(reader.end))
+    let (end_file, end_byte) = reader.place_of_end();
+    Ok(WalReach {
+        positions: WalPosition(start)..WalPosition(reader.end),
+        end_file,
+        end_byte,
+    })
 }
 
 /// Removes spares that are too many or of another size than the configuration now says.
@@ -228,17 +231,26 @@ impl Reader {
         };
         let (path, at) = self.place_of_end();
         let what = format!(
-            "no valid frame at position {}, though everything before position {noted} was synced",
-            self.end
+            "{}, though everything before position {noted} was synced",
+            self.no_frame_at_end()
         );
         Err(LogError::corrupt(&path, at, what))
     }
 
-    /// The file that the log ends in, and where; its directory if it has none.
+    /// The file that the log ends in, and where; its directory if it has none. Without any frame,
+    /// that is where the first should be.
     fn place_of_end(&self) -> (PathBuf, u64) {
-        match self.live.last() {
-            Some(file) => (file.path.clone(), self.end - file.base),
-            None => (self.dir.clone(), 0),
+        match (self.live.last(), self.unused.front()) {
+            (Some(file), _) => (file.path.clone(), self.end - file.base),
+            (None, Some(first)) => (first.path.clone(), 0),
+            (None, None) => (self.dir.clone(), 0),
+        }
+    }
+
+    fn no_frame_at_end(&self) -> String {
+        match self.live.is_empty() {
+            true => "no valid frame to begin with".to_owned(),
+            false => format!("no valid frame at position {}", self.end),
         }
     }
 
@@ -282,8 +294,11 @@ impl Reader {
             if let Some(frame) = frame {
                 let (path, at) = self.place_of_end();
                 let what = format!(
-                    "no valid frame at position {}, though the frame at position {} says that everything before position {} was synced",
-                    self.end, frame.position, frame.synced
+                    "{}, though the frame at position {} says that everything before position {} \
+                     was synced",
+                    self.no_frame_at_end(),
+                    frame.position,
+                    frame.synced
                 );
                 return Err(LogError::corrupt(&path, at, what));
             }

@@ -393,6 +393,8 @@ fn segments_that_go_on_behind_the_journal_tell_that_it_lost_its_end() {
             panic!("{:?}", findings())
         };
         assert!(finding.what.contains("lost its end"), "{finding:?}");
+        let is_wal = |path: &Path| path.extension().is_some_and(|it| it == "wal");
+        assert!(is_wal(&finding.path), "{finding:?}");
         check_lost_whole(&killed, config());
     }
 }
