@@ -105,9 +105,15 @@ fn a_batch_with_a_wrong_offset_or_epoch_is_damage() {
             assert_eq!(damaged[0].path, path);
         }
     }
-    // A dump knows the file alone, in which what comes next lies too low.
-    disk.flip_bit(&path, 0).unwrap();
-    assert!(dump_segment(&disk, &path, &mut |_| {}).unwrap().invalid > 0);
+    // A dump knows the file alone, in which what comes next lies too low: one is damaged, and
+    // those behind it are not.
+    for at in [0, 3, 15, second + 3, second + 15] {
+        let disk = disk.fork();
+        disk.flip_bit(&path, at * 8 + 4).unwrap();
+        let seen = dump_segment(&disk, &path, &mut |_| {}).unwrap();
+        assert_eq!(seen.invalid, 1, "byte {at}");
+        assert!(seen.batches > 5);
+    }
 }
 
 /// Once, a running broker's partition that was refilled since the last checkpoint was not told of.
