@@ -38,8 +38,9 @@ pub enum Command {
     /// Run a cluster on this machine
     ///
     /// Its nodes share the machine, so each takes less of it than a server does by default:
-    /// log.journal_file_bytes is 32 MiB, log.checkpoint_bytes 128 MiB and log.tail_cache_bytes
-    /// 16 MiB. With --data-dir they stand in DIR/node-N/ottla.toml, where they may be changed
+    /// log.journal_file_bytes is 32 MiB, log.checkpoint_bytes 128 MiB, log.tail_cache_bytes 16 MiB,
+    /// and log.disk_reserve_bytes 192 MiB for each broker, at least 512. With --data-dir they stand
+    /// in DIR/node-N/ottla.toml, where they may be changed
     Dev(dev::DevArgs),
     /// Run a node
     Server(server::ServerArgs),

@@ -310,6 +310,9 @@ async fn consume(args: ConsumeArgs) -> CommandResult {
 }
 
 fn check_warmup(warmup: Duration, duration: Option<Duration>) -> CommandResult {
+    if duration.is_some_and(|duration| duration.is_zero()) {
+        return Err(CommandError::usage("--duration must be more than nothing"));
+    }
     if duration.is_some_and(|duration| warmup >= duration) {
         return Err(CommandError::usage(
             "--warmup must be shorter than --duration: nothing would count",

@@ -28,6 +28,9 @@ pub enum TopicCommand {
     /// List the topics
     List(ListArgs),
     /// Show a topic's partitions and settings
+    ///
+    /// A column ELR is there while a partition has eligible leader replicas (KIP-966): they are not
+    /// in sync, but have all that was acknowledged, and may lead once nobody in sync is left
     Describe(NamesArgs),
     /// Change a topic's settings, or give it more partitions
     Alter(AlterArgs),
