@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ottla_broker_core::partition::Role;
 use ottla_log::{ReadError, ReadOutcome};
-use ottla_model::batch::next_batch;
+use ottla_model::batch::{BatchHeader, next_batch};
 use ottla_model::{LeaderEpoch, Offset};
 
 use super::Replica;
@@ -58,7 +58,7 @@ impl Replica {
                 ReadOutcome::Cached(batches) => {
                     let next = end_of(&batches).unwrap_or(limit);
                     Ok(FollowerRead::Data {
-                        batches,
+                        batches: without_filler_below(batches, from),
                         from,
                         next,
                         high_watermark,
@@ -76,13 +76,28 @@ impl Replica {
         }
         let next = end_of(&batches).unwrap_or(limit);
         Ok(FollowerRead::Data {
-            batches,
+            batches: without_filler_below(batches, from),
             from,
             next,
             high_watermark,
             log_start,
         })
     }
+}
+
+/// The batches without the first if that stands for offsets alone and begins below `from`: where a
+/// follower stands, another replica's compaction may have left no boundary. It is told how far the
+/// log goes on without it.
+fn without_filler_below(mut batches: Vec<Bytes>, from: Offset) -> Vec<Bytes> {
+    let first = batches.first().and_then(|first| BatchHeader::decode(first));
+    if let Some(header) = first.filter(|it| it.is_filler() && it.base_offset < from) {
+        let rest = batches[0].split_off(header.size);
+        match rest.is_empty() {
+            true => drop(batches.remove(0)),
+            false => batches[0] = rest,
+        }
+    }
+    batches
 }
 
 /// The offset behind the last batch.
@@ -94,4 +109,31 @@ pub fn end_of(batches: &[Bytes]) -> Option<Offset> {
         rest = behind;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_model::batch::empty_batches;
+
+    use super::*;
+
+    #[test]
+    fn a_follower_is_not_sent_the_filler_that_it_stands_in() {
+        let filler = |from, to| empty_batches(Offset(from), Offset(to), LeaderEpoch(1));
+        let both = Bytes::from([filler(10, 100), filler(100, 120)].concat());
+        let second = Bytes::from(filler(100, 120));
+        let alone = Bytes::from(filler(10, 100));
+        let piece = |bytes: &Bytes| vec![bytes.clone()];
+        assert_eq!(
+            without_filler_below(piece(&both), Offset(50)),
+            piece(&second)
+        );
+        let pieces = vec![alone.clone(), second.clone()];
+        assert_eq!(without_filler_below(pieces, Offset(50)), piece(&second));
+        assert_eq!(
+            without_filler_below(piece(&alone), Offset(50)),
+            [] as [Bytes; 0]
+        );
+        assert_eq!(without_filler_below(piece(&both), Offset(10)), piece(&both));
+    }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ottla_model::batch::{BatchHeader, RecordView, UnpackedBatch};
+use ottla_model::batch::{BatchHeader, RecordView, UnpackedBatch, empty_batches, next_batch};
 use ottla_model::limits::COMPACTED_UNPACKED_BYTES_MAX;
-use ottla_model::{Offset, TimestampMs};
+use ottla_model::{LeaderEpoch, Offset, TimestampMs};
 
 use super::{Compacted, Compactor, Pass};
 use crate::disk::{DiskFile, OpenMode};
@@ -28,12 +28,17 @@ enum Fate {
     Gone,
 }
 
-/// The file that is being written.
+/// The file that is being written. What is left out becomes batches without records, so that
+/// batches follow each other without a gap.
 struct Output<'a> {
     shared: &'a Shared,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     segment: Segment,
+    /// The offset behind the last batch.
+    next: Offset,
+    /// The epoch of the last batch, written or left out.
+    epoch: LeaderEpoch,
     buffer: Vec<u8>,
     written: u64,
     synced: u64,
@@ -104,7 +109,8 @@ impl Compactor {
         done: &mut Compacted,
     ) -> Result<(bool, Segment), LogError> {
         let shared = self.shared.clone();
-        let mut output = Output::create(&shared, path, pass.seen.segments[group.start].base)?;
+        let base = pass.seen.segments[group.start].base;
+        let mut output = Output::create(&shared, path, base, pass.epoch_at(base))?;
         let mut changed = false;
         for index in group.clone() {
             let segment = &pass.seen.segments[index];
@@ -123,14 +129,19 @@ impl Compactor {
                         changed = true;
                         output.push(&bytes)?;
                     }
-                    Fate::Gone => changed = true,
+                    Fate::Gone => {
+                        output.epoch = header.leader_epoch;
+                        // One that has no records comes back with what is left out around it.
+                        changed |= !header.is_filler();
+                    }
                 }
                 copied += output.segment.bytes - before;
                 Ok(true)
             })?;
             self.pace.spend(&shared, copied)?;
         }
-        output.finish().map(|segment| (changed, segment))
+        let end = pass.seen.end_of(group.end - 1);
+        output.finish(end).map(|segment| (changed, segment))
     }
 }
 
@@ -145,6 +156,12 @@ impl Pass<'_> {
     ) -> Fate {
         if header.attributes.is_control() {
             return Fate::Unchanged;
+        }
+        if header.is_filler() {
+            return match self.begins_epoch(header) {
+                true => Fate::Unchanged,
+                false => Fate::Gone,
+            };
         }
         let Ok(unpacked) = UnpackedBatch::open(batch, COMPACTED_UNPACKED_BYTES_MAX) else {
             done.unreadable_batches += 1;
@@ -197,7 +214,17 @@ impl Pass<'_> {
     }
 
     fn begins_epoch(&self, header: &BatchHeader) -> bool {
-        self.epoch_starts.binary_search(&header.base_offset).is_ok()
+        let starts = self
+            .epochs
+            .binary_search_by_key(&header.base_offset, |it| it.1);
+        starts.is_ok()
+    }
+
+    /// The epoch of a batch at this offset; below the log's start, the first that is known.
+    fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        let behind = self.epochs.partition_point(|(_, start)| *start <= offset);
+        let epoch = self.epochs.get(behind.saturating_sub(1));
+        epoch.map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
     /// Whether a producer is known by this batch.
@@ -208,13 +235,20 @@ impl Pass<'_> {
 }
 
 impl Output<'_> {
-    fn create<'a>(shared: &'a Shared, path: &Path, base: Offset) -> Result<Output<'a>, LogError> {
+    fn create<'a>(
+        shared: &'a Shared,
+        path: &Path,
+        base: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<Output<'a>, LogError> {
         let file = shared.impatient_disk.open(path, OpenMode::CreateEmpty);
         Ok(Output {
             shared,
             path: path.to_owned(),
             file: file.or_log("create", path)?,
             segment: Segment::new(0, base),
+            next: base,
+            epoch,
             buffer: Vec::new(),
             written: 0,
             synced: 0,
@@ -223,7 +257,9 @@ impl Output<'_> {
 
     fn push(&mut self, batch: &[u8]) -> Result<(), LogError> {
         if let Some(header) = BatchHeader::decode(batch) {
+            self.fill_to(header.base_offset);
             self.segment.push(&BatchMeta::of(&header));
+            (self.next, self.epoch) = (header.next_offset(), header.leader_epoch);
         }
         self.buffer.extend_from_slice(batch);
         if self.buffer.len() >= WRITE_BYTES {
@@ -233,6 +269,18 @@ impl Output<'_> {
             self.sync()?;
         }
         Ok(())
+    }
+
+    /// Goes on at `to`. No epoch begins among what was left out, or its first batch had stayed.
+    fn fill_to(&mut self, to: Offset) {
+        let filler = empty_batches(self.next, to, self.epoch);
+        let mut rest: &[u8] = &filler;
+        while let Ok((header, _, behind)) = next_batch(rest) {
+            self.segment.push(&BatchMeta::of(&header));
+            rest = behind;
+        }
+        self.buffer.extend_from_slice(&filler);
+        self.next = self.next.max(to);
     }
 
     fn write(&mut self) -> Result<(), LogError> {
@@ -254,8 +302,9 @@ impl Output<'_> {
         Ok(())
     }
 
-    /// Makes the file and its name durable.
-    fn finish(mut self) -> Result<Segment, LogError> {
+    /// Makes the file and its name durable; it reaches to `end`.
+    fn finish(mut self, end: Offset) -> Result<Segment, LogError> {
+        self.fill_to(end);
         self.write()?;
         self.sync()?;
         let dir = &self.shared.dirs.compacting;

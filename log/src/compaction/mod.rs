@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 
 use ottla_model::batch::{BatchHeader, UnpackedBatch, next_batch};
 use ottla_model::limits::COMPACTED_UNPACKED_BYTES_MAX;
-use ottla_model::{Offset, TimestampMs};
+use ottla_model::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::disk::OpenMode;
 use crate::error::{LogError, ReadError};
@@ -77,7 +77,7 @@ struct Pass<'a> {
     now: TimestampMs,
     delete_retention_ms: i64,
     /// Where leader epochs begin, ascending.
-    epoch_starts: Vec<Offset>,
+    epochs: Vec<(LeaderEpoch, Offset)>,
     /// The last offsets of batches by which producers are remembered, ascending.
     remembered: &'a [Offset],
 }
@@ -104,12 +104,12 @@ impl PartitionLog {
                 clean += segment.bytes;
             } else {
                 dirty += segment.bytes;
-                oldest = oldest.or(Some(segment.first_timestamp));
+                let first = Some(segment.first_timestamp);
+                oldest = oldest.or(first.filter(|first| *first != TimestampMs::NONE));
             }
         }
-        let is_overdue = oldest.is_some_and(|oldest| {
-            oldest != TimestampMs::NONE && now.0.saturating_sub(oldest.0) > settings.max_lag_ms
-        });
+        let is_overdue =
+            oldest.is_some_and(|oldest| now.0.saturating_sub(oldest.0) > settings.max_lag_ms);
         let need = CompactionNeed {
             is_overdue,
             dirty_permille: (dirty.saturating_mul(1000) / (clean + dirty).max(1)) as u32,
@@ -158,7 +158,7 @@ impl Compactor {
             keys: KeyTable::new(bytes, usize::try_from(span).unwrap_or(0)),
             now,
             delete_retention_ms: settings.delete_retention_ms,
-            epoch_starts: log.epochs().iter().map(|(_, start)| *start).collect(),
+            epochs: log.epochs(),
             remembered,
         };
         let mut done = Compacted::default();

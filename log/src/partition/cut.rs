@@ -5,6 +5,7 @@
 use std::ops::ControlFlow;
 
 use ottla_model::Offset;
+use ottla_model::batch::BatchHeader;
 
 use super::PartitionLog;
 use crate::error::ReadError;
@@ -36,7 +37,13 @@ impl PartitionLog {
         if to <= log_start || to >= log_end {
             return Ok(cut);
         }
-        if let Some(base) = self.base_at_or_behind(to)? {
+        if let Some(header) = self.at_or_behind(to)? {
+            let base = header.base_offset;
+            if base < to && header.is_filler() {
+                // It is there again up to the cut.
+                cut.batches_end = base;
+                return Ok(cut);
+            }
             cut.log_end = base.min(to);
         }
         cut.batches_end = cut.log_end;
@@ -51,8 +58,8 @@ impl PartitionLog {
         // Almost always there.
         let before = Offset(offset.0 - 1);
         if self
-            .base_at_or_behind(before)?
-            .is_some_and(|base| base < offset)
+            .at_or_behind(before)?
+            .is_some_and(|header| header.base_offset < offset)
         {
             return Ok(offset);
         }
@@ -79,11 +86,11 @@ impl PartitionLog {
         Ok(log_start)
     }
 
-    /// Where the first batch begins that ends behind `offset`.
-    fn base_at_or_behind(&self, offset: Offset) -> Result<Option<Offset>, ReadError> {
+    /// The first batch that ends behind `offset`.
+    fn at_or_behind(&self, offset: Offset) -> Result<Option<BatchHeader>, ReadError> {
         let mut found = None;
         self.visit_headers(offset, &mut |header| {
-            found = Some(header.base_offset);
+            found = Some(*header);
             ControlFlow::Break(())
         })?;
         Ok(found)

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use ottla_model::batch::empty_batches;
 use ottla_model::{LeaderEpoch, Offset, TopicIdPartition};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -118,29 +119,51 @@ impl PartitionLog {
 
     /// Like [`PartitionLog::append`], for batches that another replica holds: between them, and
     /// between the log's end and the first, offsets may be missing that compaction removed there.
+    /// Batches without records take their place.
     pub fn append_replicated(&self, ticket: u64, batches: Bytes) -> Result<(), LogError> {
         self.append_batches(ticket, batches, true)
     }
 
     fn append_batches(&self, ticket: u64, batches: Bytes, gaps: bool) -> Result<(), LogError> {
-        let metas = split_batches(&batches).map_err(|(at, source)| LogError::Batch {
+        let mut metas = self.split(&batches)?;
+        let mut batches = batches;
+        let mut state = self.lock_present()?;
+        self.check_continues(&state, &metas, gaps)?;
+        if let Some(filled) = filled(&state, &batches, &metas) {
+            batches = filled;
+            metas = self.split(&batches)?;
+        }
+        self.take_in(&mut state, ticket, batches, metas)
+    }
+
+    fn split(&self, batches: &Bytes) -> Result<Vec<BatchMeta>, LogError> {
+        split_batches(batches).map_err(|(at, source)| LogError::Batch {
             id: self.id,
             at,
             source,
-        })?;
+        })
+    }
+
+    /// Puts batches that continue the log in the journal's queue and in memory.
+    fn take_in(
+        &self,
+        state: &mut State,
+        ticket: u64,
+        batches: Bytes,
+        metas: Vec<BatchMeta>,
+    ) -> Result<(), LogError> {
+        let Some(first) = metas.first() else {
+            return Ok(());
+        };
+        let first = first.base;
         let op = Op::Append {
             ticket,
             bytes: batches.clone(),
             metas: metas.clone(),
         };
         self.check_size(&op)?;
-        let mut state = self.lock_present()?;
-        self.check_continues(&state, &metas, gaps)?;
-        let Some(first) = metas.first() else {
-            return Ok(());
-        };
-        let first = first.base;
         self.enqueue(op, None)?;
+        state.last_ticket = ticket;
         self.shared
             .cached_bytes
             .fetch_add(batches.len() as u64, Ordering::Relaxed);
@@ -220,10 +243,7 @@ impl PartitionLog {
                 let batches_end = cut.batches_end.max(state.log_start);
                 self.enqueue(Op::Truncate(batches_end), None)?;
                 let bytes = state.cut(batches_end);
-                if batches_end < cut.log_end {
-                    self.enqueue(Op::Skip(cut.log_end), None)?;
-                    state.skip(cut.log_end);
-                }
+                self.go_on_at(&mut state, cut.log_end)?;
                 bytes
             };
             self.uncache(bytes);
@@ -280,11 +300,23 @@ impl PartitionLog {
     /// there. Nothing happens if the log reaches that far.
     pub fn skip_to(&self, to: Offset) -> Result<(), LogError> {
         let mut state = self.lock_present()?;
-        if to > state.log_end {
+        self.go_on_at(&mut state, to)
+    }
+
+    fn go_on_at(&self, state: &mut State, to: Offset) -> Result<(), LogError> {
+        if to <= state.log_end {
+            return Ok(());
+        }
+        if state.epochs.entries().is_empty() {
             self.enqueue(Op::Skip(to), None)?;
             state.skip(to);
+            return Ok(());
         }
-        Ok(())
+        let filler = Bytes::from(empty_batches(state.log_end, to, state.last_epoch()));
+        let metas = self.split(&filler)?;
+        // Whoever is told of that ticket again has heard of it before, or will soon.
+        let ticket = state.last_ticket;
+        self.take_in(state, ticket, filler, metas)
     }
 
     /// Puts the log's end in the journal: nothing can follow. What `op` says happens to the files.
@@ -338,4 +370,28 @@ impl PartitionLog {
         self.uncache(bytes);
         more
     }
+}
+
+/// The batches with others without records where offsets are missing; `None` where none is. An
+/// empty log begins with the first batch.
+fn filled(state: &State, batches: &Bytes, metas: &[BatchMeta]) -> Option<Bytes> {
+    let mut next = match state.epochs.entries().is_empty() {
+        true => metas.first()?.base,
+        false => state.log_end,
+    };
+    let bases = metas.iter().map(|meta| meta.base);
+    let ends = std::iter::once(next).chain(metas.iter().map(|meta| meta.next));
+    if bases.eq(ends.take(metas.len())) {
+        return None;
+    }
+    let mut epoch = state.last_epoch();
+    let mut out = Vec::new();
+    let mut at = 0;
+    for meta in metas {
+        out.extend(empty_batches(next, meta.base, epoch));
+        out.extend_from_slice(&batches[at..at + meta.size]);
+        at += meta.size;
+        (next, epoch) = (meta.next, meta.epoch);
+    }
+    Some(Bytes::from(out))
 }

@@ -44,6 +44,8 @@ fn new_log_start(state: &State, now: TimestampMs, bound: Offset) -> Option<Offse
     let physical = &state.physical;
     let mut total = physical.bytes() + state.tail.bytes_from(state.disk_end);
     let mut start = None;
+    // Of what compaction left nothing, no age is known: it goes with the next that is too old.
+    let mut ageless = 0;
     for (index, segment) in physical.segments.iter().enumerate() {
         let end = physical.end_of(index);
         let is_active = index + 1 == physical.segments.len();
@@ -52,15 +54,23 @@ fn new_log_start(state: &State, now: TimestampMs, bound: Offset) -> Option<Offse
                 && now.0.saturating_sub(segment.max_timestamp.0) > retention
         });
         let too_much = !is_active
+            && ageless == 0
             && settings
                 .retention_bytes
                 .is_some_and(|retention| total - segment.bytes >= retention);
         let in_the_past = end <= state.log_start;
-        if end > bound || segment.bytes == 0 || !(too_old || too_much || in_the_past) {
+        if end > bound || segment.bytes == 0 {
             break;
         }
-        total -= segment.bytes;
-        start = Some(end);
+        if too_old || too_much || in_the_past {
+            total -= ageless + segment.bytes;
+            ageless = 0;
+            start = Some(end);
+        } else if segment.max_timestamp == TimestampMs::NONE {
+            ageless += segment.bytes;
+        } else {
+            break;
+        }
     }
     start.filter(|start| *start > state.log_start)
 }

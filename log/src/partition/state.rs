@@ -33,6 +33,8 @@ pub(crate) struct State {
     /// The log was deleted or set aside.
     pub gone: bool,
     pub settings: LogSettings,
+    /// That of the last append since the store was opened; 0 before.
+    pub last_ticket: u64,
     /// Bytes of batches appended since the store was opened.
     pub appended_bytes: u64,
     /// How many of them, when the producers were saved, or when there was nothing to save yet;
@@ -158,6 +160,7 @@ impl State {
             recovering: false,
             gone: false,
             settings,
+            last_ticket: 0,
             appended_bytes: 0,
             saved_at: None,
             checkpointed: Offset::ZERO,

@@ -94,7 +94,7 @@ pub(crate) struct Segment {
     pub bytes: u64,
     /// Where the last batch begins.
     pub last_batch_at: u64,
-    /// The largest timestamp of the first batch.
+    /// The largest timestamp of the first batch that has one.
     pub first_timestamp: TimestampMs,
     pub max_timestamp: TimestampMs,
     pub index: SegmentIndex,
@@ -119,7 +119,7 @@ impl Segment {
 
     /// Notes a batch that was written at the end.
     pub fn push(&mut self, meta: &BatchMeta) {
-        if self.bytes == 0 {
+        if self.first_timestamp == TimestampMs::NONE {
             self.first_timestamp = meta.max_timestamp;
         }
         if let SegmentIndex::Memory(index) = &mut self.index {

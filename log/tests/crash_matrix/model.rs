@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ottla_log::PartitionLog;
 use ottla_log::ReadError;
-use ottla_model::batch::{BatchBuilder, BatchHeader, NewRecord, decode_records, next_batch, stamp};
+use ottla_model::batch::{
+    BatchBuilder, BatchHeader, NewRecord, decode_records, empty_batches, next_batch, stamp,
+};
 use ottla_model::compression::Compression;
 use ottla_model::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicIdPartition};
 
@@ -60,41 +62,53 @@ pub struct Model {
     pub log_start: i64,
     pub log_end: i64,
     pub batches: Vec<Bytes>,
+    /// That of the last batch, if there has been one.
+    pub last_epoch: Option<LeaderEpoch>,
 }
 
 impl Model {
-    /// What [`PartitionLog::truncate`] leaves.
-    pub fn truncate(&mut self, to: i64) {
-        if to >= self.log_end {
-            return;
-        }
+    /// What [`PartitionLog::truncate`] leaves below the last log end, in up to two entries: what
+    /// there is after each.
+    pub fn truncate(&mut self, to: i64) -> Model {
         let mut end = to;
-        while let Some(last) = self.batches.last() {
-            let last = header(last);
+        while let Some(last) = self.batches.last().map(header) {
             if last.next_offset().0 <= end {
                 break;
             }
-            end = end.min(last.base_offset.0);
+            let is_split = last.is_filler() && last.base_offset.0 < to;
+            end = if is_split {
+                end
+            } else {
+                end.min(last.base_offset.0)
+            };
             self.batches.pop();
         }
         if end <= self.log_start {
             self.restart(to.min(self.log_start));
-        } else {
-            self.log_end = end;
+            return self.clone();
         }
+        let batches_end = self.batches.last().map(|last| header(last).next_offset().0);
+        self.log_end = batches_end.map_or(self.log_start, |end| end.max(self.log_start));
+        self.last_epoch = self.readable().last().map(|last| header(last).leader_epoch);
+        let first = self.clone();
+        self.go_on_at(end);
+        first
     }
 
-    /// The same, going on right behind the last batch.
-    pub fn without_gap_at_end(&self) -> Model {
-        let end = self.batches.last().map(|last| header(last).next_offset().0);
-        Model {
-            log_end: end.map_or(self.log_start, |end| end.max(self.log_start)),
-            ..self.clone()
+    /// What [`PartitionLog::skip_to`] does.
+    pub fn go_on_at(&mut self, to: i64) {
+        if let Some(epoch) = self.last_epoch {
+            let filler = empty_batches(Offset(self.log_end), Offset(to), epoch);
+            if !filler.is_empty() {
+                self.batches.push(Bytes::from(filler));
+            }
         }
+        self.log_end = self.log_end.max(to);
     }
 
     pub fn restart(&mut self, at: i64) {
         self.batches.clear();
+        self.last_epoch = None;
         self.log_start = at;
         self.log_end = at;
     }
@@ -102,6 +116,7 @@ impl Model {
     pub fn append(&mut self, batches: &[Bytes]) {
         for batch in batches {
             self.log_end = header(batch).next_offset().0;
+            self.last_epoch = Some(header(batch).leader_epoch);
             self.batches.push(batch.clone());
         }
     }
@@ -205,6 +220,7 @@ impl Model {
             log_start: log.log_start().0,
             log_end: log.log_end().0,
             batches: read_all(log)?,
+            last_epoch: log.epochs().last().map(|(epoch, _)| *epoch),
         })
     }
 

@@ -126,7 +126,7 @@ impl Worker {
             }
             Step::Skip { log, records } => with(store, log, |n, log| {
                 let to = log.log_end().0 + records;
-                store.world.known().logs[n].next(|model| model.log_end = to);
+                store.world.known().logs[n].next(|model| model.go_on_at(to));
                 log.skip_to(Offset(to))
             }),
             Step::Retention { log } => with(store, log, |n, log| {
@@ -319,9 +319,7 @@ fn truncate(store: &Store, n: usize, log: &PartitionLog, records: i64) -> Result
         let history = &mut known.logs[n];
         let mut cut = Model::clone(history.current());
         if to < cut.log_end {
-            cut.truncate(to);
-            // A cut behind offsets without records takes two entries.
-            let first = cut.without_gap_at_end();
+            let first = cut.truncate(to);
             history.next(|model| *model = first);
         }
         history.next(|model| *model = cut);

@@ -72,6 +72,11 @@ fn array<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 }
 
 impl BatchHeader {
+    /// Whether it stands for offsets alone, as [`super::empty_batches`] do.
+    pub fn is_filler(&self) -> bool {
+        self.record_count == 0 && !self.is_idempotent() && !self.attributes.is_control()
+    }
+
     /// Decodes the header at the start of `bytes`, or `None` if they are too few. Checks nothing:
     /// see [`super::validate_batch`].
     pub fn decode(bytes: &[u8]) -> Option<BatchHeader> {

@@ -18,7 +18,7 @@ pub use header::{Attributes, BatchHeader, HEADER_BYTES, LENGTH_PREFIX_BYTES, sta
 pub use produced::{ProducedError, TimestampWindow, validate_produced};
 pub use read::{StoredBatchError, UnpackableBatch, read_stored_batch};
 pub use records::{Header, Record, RecordsError, decode_records};
-pub use rewrite::{RecordView, UnpackedBatch};
+pub use rewrite::{RecordView, UnpackedBatch, empty_batches};
 pub use stored::validate_stored_batch;
 pub use validate::{BatchError, TimeSpan, next_batch, validate_batch};
 

@@ -7,6 +7,7 @@ use super::header::{Attributes, BatchHeader, CRC_START, HEADER_BYTES};
 use super::records::{RecordsError, unpack};
 use super::varint::{put_varlong, take_varint, take_varlong};
 use crate::checksum::crc32c;
+use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use crate::offset::Offset;
 use crate::time::TimestampMs;
 
@@ -127,6 +128,36 @@ impl UnpackedBatch {
             false => Err(self.header.record_count),
         }
     }
+}
+
+/// Batches without records over all offsets from `from` up to `to`: one, or as many as it takes.
+///
+/// No checksum covers the offset of a batch. In a log whose batches follow each other without a
+/// gap, a wrong one shows all the same: its batch overlaps another.
+pub fn empty_batches(from: Offset, to: Offset, epoch: LeaderEpoch) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut base = from;
+    while base < to {
+        let offsets = (to.0 - base.0).min(i64::from(i32::MAX));
+        let header = BatchHeader {
+            base_offset: base,
+            size: HEADER_BYTES,
+            leader_epoch: epoch,
+            magic: 2,
+            crc: 0,
+            attributes: Attributes(0),
+            last_offset_delta: (offsets - 1) as i32,
+            base_timestamp: TimestampMs::NONE,
+            max_timestamp: TimestampMs::NONE,
+            producer_id: ProducerId::NONE,
+            producer_epoch: ProducerEpoch::NONE,
+            base_sequence: -1,
+            record_count: 0,
+        };
+        out.extend(seal(header, &[]).unwrap_or_default());
+        base = header.next_offset();
+    }
+    out
 }
 
 /// The batch of these records.
