@@ -173,13 +173,13 @@ pub async fn run(args: ProduceArgs) -> CommandResult {
     let mut stop = signals::stop()?;
     let outcome = tokio::select! {
         outcome = sending.all(&args, &mut chunks) => outcome,
-        () = waiting.tell() => Ok(()),
+        never = waiting.tell() => match never {},
         signal = stop.wait() => Err(stopped(signal)),
     };
     // Whatever happened, what was sent is accounted for; only a second signal cuts that short.
     let settled = tokio::select! {
         () = sending.settle() => Ok(()),
-        () = waiting.tell() => Ok(()),
+        never = waiting.tell() => match never {},
         signal = stop.wait() => Err(stopped(signal)),
     };
     let mut outcome = outcome.and(settled);

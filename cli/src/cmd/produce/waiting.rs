@@ -1,5 +1,6 @@
 //! Says to a person that acknowledgements fail to come, while a command waits for them.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ impl Waiting {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tells when nothing moves, and when it does again. Never ends.
-    pub async fn tell(&self) {
+    /// Tells when nothing moves, and when it does again.
+    pub async fn tell(&self) -> Infallible {
         let mut state = State::new(Instant::now());
         loop {
             tokio::time::sleep(INTERVAL).await;
